@@ -1,0 +1,4 @@
+from backtest.cli import main
+
+
+main()

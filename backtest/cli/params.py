@@ -1,0 +1,170 @@
+"""Commands ``pmstress params check / show / diff``: parameter sets."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backtest.errors import ConfigError
+from backtest.params import LABELS, LeafRow, ParameterSet, load_parameter_set
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Parameter sets: validate, compare, print with the provenance of every number.",
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="Parameter file (TOML).")]
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parameter files (TOML).")],
+) -> None:
+    """Validate parameter files; all of them, even after a bad one.
+
+    Example: pmstress params check configs/params/*.toml
+    """
+    problems: list[str] = []
+    for file in files:
+        try:
+            found = load_parameter_set(file)
+        except ConfigError as error:
+            problems.append(str(error))
+        else:
+            typer.echo(f"{file}: ok, {_summary(found)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+@app.command()
+def show(file: _File, as_json: _Json = False) -> None:
+    """Print every number with unit, provenance and source.
+
+    Stated: by a source document. Published: by the venue.
+    Derived: from published numbers. Assumed: nobody publishes it.
+
+    Example: pmstress params show configs/params/okx-merged-2025-01-21.toml
+    """
+    found = load_parameter_set(file)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(found), indent=2))
+        return
+    console = _console()
+    console.print(f"{found.name}: {_summary(found)}", highlight=False, markup=False)
+    if found.description:
+        console.print(found.description, highlight=False, markup=False)
+    table = Table("key", "value", "unit", "provenance", "source")
+    for row in found.leaves():
+        table.add_row(row.key, _text(row.value), row.unit, LABELS[row.label], row.source)
+    console.print(table, markup=False)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Parameter file (TOML).")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Parameter file (TOML).")],
+    as_json: _Json = False,
+) -> None:
+    """Print what differs between two parameter sets: numbers, provenance and dates.
+
+    Example: pmstress params diff configs/params/today.toml configs/params/proposal.toml
+    """
+    one, two = load_parameter_set(first), load_parameter_set(second)
+    found = differences(one, two)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console = _console()
+    if not found:
+        console.print(f"{one.name} and {two.name}: no difference", highlight=False)
+        return
+    table = Table("key", "what", one.name, two.name)
+    for entry in found:
+        table.add_row(entry["key"], entry["what"], _text(entry["a"]), _text(entry["b"]))
+    console.print(table, markup=False)
+
+
+def differences(one: ParameterSet, two: ParameterSet) -> list[dict[str, Any]]:
+    """What differs: ``key``, ``what`` (value, unit, provenance, or a head key), ``a`` and ``b``.
+
+    A key that only one set has is None in the other.
+    """
+    found: list[dict[str, Any]] = []
+    left, right = _by_key(one), _by_key(two)
+    texts, others = _texts(one.numbers()), _texts(two.numbers())
+    for key in [key for key in {**texts, **others} if key not in {**left, **right}]:
+        a, b = texts.get(key), others.get(key)
+        if a != b and key not in ("name", "description"):
+            found.append({"key": key, "what": "value", "a": a, "b": b})
+    for key in list(left) + [key for key in right if key not in left]:
+        found.extend(_differences_of(key, left.get(key), right.get(key)))
+    return found
+
+
+def _texts(tree: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Texts of a tree of numbers by key path: head keys, units of tiers, choices."""
+    texts: dict[str, str] = {}
+    for name, node in tree.items():
+        if isinstance(node, dict):
+            texts |= _texts(node, f"{path}{name}.")
+        elif isinstance(node, str):
+            texts[f"{path}{name}"] = node
+    return texts
+
+
+def _by_key(found: ParameterSet) -> dict[str, LeafRow]:
+    return {row.key: row for row in found.leaves()}
+
+
+def _differences_of(key: str, a: LeafRow | None, b: LeafRow | None) -> list[dict[str, Any]]:
+    if a is None or b is None:
+        values = (a.value if a else None, b.value if b else None)
+        return [{"key": key, "what": "value", "a": values[0], "b": values[1]}]
+    pairs = {
+        "value": (a.value, b.value),
+        "unit": (a.unit, b.unit),
+        "provenance": (LABELS[a.label], LABELS[b.label]),
+    }
+    return [
+        {"key": key, "what": what, "a": old, "b": new}
+        for what, (old, new) in pairs.items()
+        if old != new
+    ]
+
+
+def _as_dict(found: ParameterSet) -> dict[str, Any]:
+    head = found.numbers()
+    return {
+        **{key: head[key] for key in ("name", "model", "era", "effective", "description")},
+        "hash": found.hash,
+        "numbers": [{**row._asdict(), "provenance": LABELS[row.label]} for row in found.leaves()],
+    }
+
+
+def _summary(found: ParameterSet) -> str:
+    counts = ", ".join(f"{n} {LABELS[label]}" for label, n in found.label_counts().items() if n)
+    date = found.numbers()["effective"]
+    return f"{found.model}, {found.era}, effective {date}, {counts}, hash {found.hash[:12]}"
+
+
+def _console() -> Console:
+    """Wide enough for files and pipes; the terminal's own width on a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "(absent)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.10g}"
+    if isinstance(value, list):
+        return ", ".join(_text(one) for one in value) or "(none)"
+    return str(value)

@@ -1,0 +1,154 @@
+"""The configuration of a run: one TOML file, each command reads its own sections.
+
+The only parser of user input besides parameter sets; every default lives here.
+"""
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from backtest.config_errors import explain, read_toml
+from backtest.errors import ConfigError
+from backtest.market.config import MarketConfig
+from backtest.population.config import PopulationConfig
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _duration(value: str) -> str:
+    try:
+        seconds = pd.Timedelta(value).total_seconds()
+    except ValueError:
+        raise ValueError(f"'{value}' is not a duration such as '5min', '1h', '2D'") from None
+    if not seconds > 0:
+        raise ValueError(f"'{value}' is not a positive duration")
+    return value
+
+
+class DatasetSection(Section):
+    """Where the dataset lies; relative to the configuration file."""
+
+    path: Path
+
+
+class ReplaySection(Section):
+    """What is replayed.
+
+    ``start`` and ``end`` are inclusive; default: the whole dataset. ``interval`` thins the grid.
+    """
+
+    mode: Literal["frozen", "actual"] = "frozen"
+    start: datetime | None = None
+    end: datetime | None = None
+    interval: str | None = None
+    max_staleness: str = "1h"
+    funding: bool = True
+    max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @field_validator("interval", "max_staleness")
+    @classmethod
+    def _durations(cls, value: str | None) -> str | None:
+        return None if value is None else _duration(value)
+
+    @model_validator(mode="after")
+    def _order(self) -> "ReplaySection":
+        if self.start and self.end and self.end < self.start:
+            raise ValueError(f"'end' {self.end} is before 'start' {self.start}")
+        return self
+
+
+class SetSection(Section):
+    """One parameter set: a name for results and its file, relative to the configuration file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    file: Path
+
+
+class EngineSection(Section):
+    """How it is computed; nothing here changes float64 results."""
+
+    precision: Literal["float64", "float32"] = "float64"
+    tile_accounts: Annotated[int, Field(ge=8, le=65_536)] = 512
+    window_times: Annotated[int, Field(ge=1, le=1024)] = 24
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+
+
+class TracesSection(Section):
+    """Accounts whose full path is saved."""
+
+    accounts: Literal["all"] | list[str] = []
+
+
+class ReportSection(Section):
+    """What the report compares."""
+
+    champion: str | None = None
+
+
+class RunConfig(Section):
+    """A whole run; see the example in ``configs/``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    seed: int = 0
+    dataset: DatasetSection
+    market: MarketConfig | None = None
+    population: PopulationConfig | None = None
+    replay: ReplaySection = ReplaySection()
+    parameter_sets: Annotated[list[SetSection], Field(min_length=1)]
+    engine: EngineSection = EngineSection()
+    traces: TracesSection = TracesSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _names(self) -> "RunConfig":
+        names = [s.name for s in self.parameter_sets]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"parameter_sets: the name '{twice[0]}' is given twice")
+        champion = self.report.champion
+        if champion is not None and champion not in names:
+            raise ValueError(f"report.champion '{champion}' is none of {names}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with every default, ready for JSON."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """SHA-256 of all that can change results (not the number of workers)."""
+        content = self.resolved()
+        del content["engine"]["workers"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a run's configuration; file paths in it become absolute.
+
+    Raises:
+        ConfigError: no such file, broken TOML, an unknown key or a bad value; names the key.
+    """
+    path = Path(path)
+    content = read_toml(path)
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, RunConfig, str(path)) from error
+    base = path.resolve().parent
+    sets = [s.model_copy(update={"file": base / s.file}) for s in config.parameter_sets]
+    for chosen in sets:
+        if not chosen.file.is_file():
+            raise ConfigError(
+                f"{path}: parameter_sets '{chosen.name}': no such file {chosen.file}"
+            )
+    where = config.dataset.model_copy(update={"path": (base / config.dataset.path).resolve()})
+    return config.model_copy(update={"dataset": where, "parameter_sets": sets})

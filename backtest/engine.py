@@ -1,0 +1,385 @@
+"""The only place that compiles, places on devices and chooses dtypes.
+
+Accounts come in tiles of a fixed size, times in windows of a fixed length, so that each shape
+class compiles once. Inside a tile the stages run over the times of the window one after another
+(exposures, units, accounts, multipliers), which keeps a tile in cache and hands each stage its
+input once; the account states then advance through the times.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from backtest import precision as precision
+from backtest.batching import Batch
+from backtest.market_window import MarketWindow
+from kernels import account, episodes, status
+from kernels.episodes import AccountState
+from kernels.models import okx
+from kernels.models.okx import OkxParameters
+from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table
+from kernels.table import model_columns, shared_features
+
+
+SUM_UNIT_USD = 1e-4
+"""Sums over accounts count in hundredths of a cent as integers: exact in any order."""
+
+STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
+CHARGES = tuple(f"mr{k}" for k in range(1, 10))
+COUNT_COLUMNS = (*STATUS_COUNTS, "episodes_started")
+MONEY_COLUMNS = (
+    "equity_usd",
+    "adjusted_equity",
+    "gross_notional_usd",
+    "liquidated_notional_usd",
+    *CHARGES,
+    "derivatives_mmr",
+    "total_mmr",
+    "total_imr",
+)
+SUM_COLUMNS = (*COUNT_COLUMNS, *MONEY_COLUMNS)
+
+
+def use_compilation_cache(folder: Path | None = None) -> None:
+    """Keep compiled programs on disk (``PMSTRESS_CACHE``, default the user's cache folder)."""
+    named = os.environ.get("PMSTRESS_CACHE")
+    root = folder or Path(named or Path.home() / ".cache" / "pmstress")
+    root.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@dataclass(frozen=True)
+class WindowTables:
+    """Priced tables of one window under one parameter set, times first."""
+
+    tables: Table
+    params: OkxParameters
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What one batch gives for one window and one set (accounts in the batch's order).
+
+    Fields:
+        state: account states after the window.
+        codes: [time, account] status plus event bits.
+        margin: every number of every account and time; fields [time, account].
+        sums: [time, segment, column] of ``SUM_COLUMNS``, integers (money in ``SUM_UNIT_USD``).
+    """
+
+    state: AccountState
+    codes: np.ndarray
+    margin: AccountMargin
+    sums: np.ndarray
+
+
+def initial_state(num_accounts: int) -> AccountState:
+    """State of accounts before the first time; account axis last, as host arrays."""
+
+    def full(value: Any, dtype: Any) -> np.ndarray:
+        return np.full(num_accounts, value, dtype)
+
+    charges = Charges(*(full(np.nan, np.float64) for _ in CHARGES))
+    return AccountState(
+        is_warned=full(False, bool),
+        in_episode=full(False, bool),
+        is_bankrupt=full(False, bool),
+        episodes=full(0, np.int32),
+        first_time=full(-1, np.int32),
+        scored=full(0, np.int32),
+        unpriced=full(0, np.int32),
+        liquidation_times=full(0, np.int32),
+        worst_level=full(np.inf, np.float64),
+        worst_time=full(-1, np.int32),
+        worst_adjusted_equity=full(np.nan, np.float64),
+        worst_equity_usd=full(np.nan, np.float64),
+        worst_total_mmr=full(np.nan, np.float64),
+        worst_charges=charges,
+        lowest_equity_usd=full(np.inf, np.float64),
+        theta=Charges(*(full(np.inf, np.float64) for _ in CHARGES)),
+    )
+
+
+class Engine:
+    """Compiled programs of one run.
+
+    Args:
+        precision: dtype of the scenario columns, "float64" or "float32"; all else is float64.
+        tile_accounts: accounts a tile and device.
+        num_segments: number of segment labels.
+        devices: devices to share the accounts of a tile group; default all.
+    """
+
+    def __init__(
+        self,
+        precision: str = "float64",
+        tile_accounts: int = 512,
+        num_segments: int = 1,
+        devices: list[Any] | None = None,
+    ) -> None:
+        self.hot_dtype = jnp.dtype(precision)
+        self.num_segments = num_segments
+        self.devices = devices or jax.local_devices()
+        self.tile_accounts = tile_accounts * len(self.devices)
+        self._sharding = None
+        if len(self.devices) > 1:
+            self._sharding = NamedSharding(Mesh(np.asarray(self.devices), ("account",)), PartitionSpec())
+
+    def price(
+        self, window: MarketWindow, contracts: Contract, sets: list[OkxParameters]
+    ) -> list[WindowTables]:
+        """Price every contract once per time and set."""
+        quotes = Quote(
+            mark=window.mark,
+            forward_usd=window.forward_usd,
+            iv=window.iv,
+            settlement=window.settlement,
+            settlement_fx=window.settlement_fx,
+            funding=window.funding,
+        )
+        now_s = window.times_us / 1e6
+        features = _features(contracts, quotes, now_s, window.currency_usd)
+        priced = []
+        for params in sets:
+            charges, scenarios, rates = _columns(
+                contracts, quotes, features, now_s, window.currency_usd, params
+            )
+            table = Table(
+                features=features,
+                charges=charges,
+                scenarios=scenarios.astype(self.hot_dtype),
+                currency_usd=jnp.asarray(window.currency_usd),
+                rates=rates,
+            )
+            priced.append(WindowTables(table, params))
+        return priced
+
+    def replay(
+        self,
+        batch: Batch,
+        state: AccountState,
+        priced: WindowTables,
+        segment: np.ndarray,
+        time_ids: np.ndarray,
+    ) -> TileResult:
+        """Score a batch over a window and advance its states.
+
+        Args:
+            batch: accounts of one shape class.
+            state: their states, host arrays.
+            priced: tables of the window (its times may be padded: ``time_ids`` < 0).
+            segment: segment code of each account.
+            time_ids: index of each time on the run's grid, -1 = padding.
+        """
+        size = len(batch.accounts)
+        results = []
+        for start in range(0, size, self.tile_accounts):
+            part = slice(start, min(start + self.tile_accounts, size))
+            results.append(self._tile(batch, state, priced, segment, time_ids, part))
+        return _join(results)
+
+    def _tile(
+        self,
+        batch: Batch,
+        state: AccountState,
+        priced: WindowTables,
+        segment: np.ndarray,
+        time_ids: np.ndarray,
+        part: slice,
+    ) -> TileResult:
+        count = part.stop - part.start
+        padded = self.tile_accounts
+
+        def cut(x: Any) -> Any:
+            piece = np.asarray(x)[..., part]
+            spare = [(0, 0)] * (piece.ndim - 1) + [(0, padded - count)]
+            return self._place(np.pad(piece, spare))
+
+        book, mine = jax.tree.map(cut, batch.book), jax.tree.map(cut, state)
+        valid = self._place(np.arange(padded) < count)
+        out = _replay_tile(
+            book,
+            mine,
+            priced.tables,
+            priced.params,
+            cut(segment.astype(np.int32)),
+            valid,
+            time_ids.astype(np.int32),
+            self.num_segments,
+        )
+        new_state, codes, margin, sums = jax.device_get(out)
+
+        def keep(x: np.ndarray) -> np.ndarray:
+            return x[..., :count]
+
+        return TileResult(
+            jax.tree.map(keep, new_state), keep(codes), jax.tree.map(keep, margin), sums
+        )
+
+    def _place(self, x: np.ndarray) -> Any:
+        """Spread the account axis (the last one) over the devices."""
+        if self._sharding is None:
+            return x
+        spec = PartitionSpec(*([None] * (x.ndim - 1)), "account")
+        return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
+
+
+def _join(results: list[TileResult]) -> TileResult:
+    if len(results) == 1:
+        return results[0]
+
+    def concatenate(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate(parts, axis=-1)
+
+    return TileResult(
+        state=jax.tree.map(concatenate, *[r.state for r in results]),
+        codes=np.concatenate([r.codes for r in results], axis=-1),
+        margin=jax.tree.map(concatenate, *[r.margin for r in results]),
+        sums=np.sum([r.sums for r in results], axis=0),
+    )
+
+
+@jax.jit
+def _features(
+    contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
+) -> Float[Array, "time instrument feature"]:
+    return jax.vmap(shared_features, in_axes=(None, 0, 0, 0))(
+        contracts, quotes, now_s, currency_usd
+    )
+
+
+@jax.jit
+def _columns(
+    contracts: Contract,
+    quotes: Quote,
+    features: Array,
+    now_s: Array,
+    currency_usd: Array,
+    params: OkxParameters,
+) -> tuple[Array, Array, Array]:
+    return jax.vmap(model_columns, in_axes=(None, 0, 0, 0, 0, None))(
+        contracts, quotes, features, now_s, currency_usd, params
+    )
+
+
+def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
+    """Margins of a tile at every time of a window; fields [time, account].
+
+    Stage by stage over the times: each stage's output is stored once, so that no later stage
+    computes it again.
+    """
+    over_times = jax.lax.map
+    exposures = over_times(lambda t: account.batch_exposures(book, t), tables)
+    units = over_times(lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables))
+    margin = over_times(lambda x: account.batch_totals(x[0], book, x[1], params), (units, tables))
+    theta = over_times(lambda x: account.batch_theta(x[0], x[1], params), (units, margin))
+    return eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+
+
+@partial(jax.jit, static_argnames="num_segments")
+def _replay_tile(
+    book: Book,
+    state: AccountState,
+    tables: Table,
+    params: OkxParameters,
+    segment: Int[Array, " account"],
+    valid: Bool[Array, " account"],
+    time_ids: Int[Array, " time"],
+    num_segments: int,
+) -> tuple[AccountState, Array, AccountMargin, Array]:
+    margin = margins_over_times(book, tables, params)
+    step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
+
+    def through_time(state: AccountState, now: tuple[AccountMargin, Array]):
+        margin_now, time_id = now
+        new_state, code = step(state, margin_now, time_id, params)
+        kept = jax.tree.map(lambda new, old: jnp.where(time_id >= 0, new, old), new_state, state)
+        return kept, code.astype(jnp.uint8)
+
+    state, codes = jax.lax.scan(through_time, state, (margin, time_ids))
+    sums = jax.lax.map(
+        lambda x: _sums(x[0], x[1].astype(jnp.int32), segment, valid, num_segments),
+        (margin, codes),
+    )
+    return state, codes, margin, sums
+
+
+def _sums(
+    margin: AccountMargin,
+    codes: Int[Array, " account"],
+    segment: Int[Array, " account"],
+    valid: Bool[Array, " account"],
+    num_segments: int,
+) -> Int[Array, "segment column"]:
+    """Counts and money over the accounts of a tile at one time, by segment; unpriced left out."""
+    state = codes & episodes.STATUS_MASK
+    started = (codes & episodes.STARTED) > 0
+    priced = state != status.UNPRICED
+    counted = [state == k for k in range(len(STATUS_COUNTS))] + [started]
+    gross = margin.gross_notional_usd
+    money = [
+        margin.equity_usd,
+        margin.adjusted_equity,
+        gross,
+        jnp.where(started, gross, 0.0),
+        *jax.tree.leaves(margin.charges),
+        margin.derivatives_mmr,
+        margin.total_mmr,
+        margin.total_imr,
+    ]
+    whole = [
+        jnp.round(jnp.where(priced, x, 0.0) / SUM_UNIT_USD).astype(jnp.int64) for x in money
+    ]
+    columns = jnp.stack([c.astype(jnp.int64) for c in counted] + whole)
+    mine = valid[None, :] & (segment[None, :] == jnp.arange(num_segments)[:, None])
+    return jnp.sum(jnp.where(mine[:, None, :], columns[None, :, :], 0), axis=-1)
+
+
+@jax.jit
+def binding(
+    book: Book, tables: Table, params: OkxParameters, at: Int[Array, ""]
+) -> tuple[Array, Array, Array]:
+    """For each account of a tile at time ``at``: the unit of the largest MMR, its MR1 cell, charges.
+
+    Returns:
+        (unit ordinal [account], cell 0 ... 20 of MR1 [account], charges of that unit
+        [charge, account]).
+    """
+    table = jax.tree.map(lambda x: x[at], tables)
+    exposures = account.batch_exposures(book, table)
+    units = account.batch_units(exposures, book, table, params)
+    unit = jnp.argmax(units.mmr_usd, axis=0)
+    with_options, linear = exposures
+    cells = []
+    for part, offset in ((with_options, 0), (linear, book.option_instrument.shape[0])):
+        if part is None:
+            continue
+        rows = slice(offset, offset + part.coin_value.shape[0])
+        coin = book.unit_coin[rows]
+        one = jax.vmap(jax.vmap(lambda e, c, s: _mr1_cell(e, c, s, table, params)))
+        cells.append(one(part, coin, units.spot_coin[rows]))
+    cell = jnp.concatenate(cells)
+    pick = unit[None, :]
+    charges = jnp.stack([jnp.take_along_axis(c, pick, 0)[0] for c in jax.tree.leaves(units.charges)])
+    return unit, jnp.take_along_axis(cell, pick, 0)[0], charges
+
+
+def _mr1_cell(exposure: Any, coin: Array, spot: Array, table: Table, params: OkxParameters) -> Array:
+    usd = okx.of_coin(table.currency_usd, coin)
+    pnl = okx.scenario_pnl(exposure, coin, usd, spot, params)[okx.MR1_CELLS]
+    # Ties go to unchanged volatility: look at the "same" cells first.
+    grid = pnl.reshape(okx.NUM_MOVES, 3)
+    same = jnp.argmin(grid[:, 1])
+    best = jnp.argmin(pnl)
+    is_tie = grid[same, 1] <= pnl[best]
+    return jnp.where(is_tie, same * 3 + 1, best)

@@ -1,0 +1,387 @@
+"""Replay of one bucket: windows in order, every parameter set, one cell after the other."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from backtest.batching import Batch, Terms, batches
+from backtest.cells import Cell, CellStore, safe_name, write_table
+from backtest.config import RunConfig
+from backtest.dataset import Dataset
+from backtest.engine import (
+    CHARGES,
+    STATUS_COUNTS,
+    SUM_COLUMNS,
+    Engine,
+    TileResult,
+    WindowTables,
+    initial_state,
+)
+from backtest.market_window import MICROS, MarketSource
+from backtest.model_records import Currencies, contract_records, okx_parameters
+from backtest.params import load_parameter_set
+from backtest.plan import Plan, Window
+from backtest.portfolios import Portfolios, read_portfolios
+from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
+from backtest.what_if import terms_of
+from kernels.episodes import AccountState
+from kernels.features import CASH, GROSS
+from kernels.models.okx import OkxParameters
+from kernels.records import OPTION, Charges, Contract
+
+
+CACHE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Instrument axis of one snapshot and everything static on it."""
+
+    instruments: pd.DataFrame
+    contracts: Contract
+    terms: Terms
+    source: MarketSource
+
+
+class ReplayContext:
+    """Shared by the buckets that one process replays: programs, parameters, priced windows."""
+
+    def __init__(self, config: RunConfig, plan: Plan, out: Path) -> None:
+        self.config, self.plan, self.out = config, plan, out
+        self.dataset = Dataset.open(plan.dataset)
+        self.currencies: Currencies = plan.currencies
+        self.engine = Engine(
+            precision=config.engine.precision,
+            tile_accounts=config.engine.tile_accounts,
+            num_segments=len(plan.segments),
+        )
+        self.set_names = [s.name for s in config.parameter_sets]
+        self.sets: list[OkxParameters] = [
+            okx_parameters(load_parameter_set(s.file).numbers(), self.currencies)
+            for s in config.parameter_sets
+        ]
+        staleness = pd.Timedelta(config.replay.max_staleness)
+        self.max_staleness_us = int(staleness.total_seconds() * MICROS)
+        self._lock = threading.RLock()
+        self._axes: dict[int, _Axis] = {}
+        self._priced: OrderedDict[int, list[WindowTables]] = OrderedDict()
+
+    def axis(self, snapshot_us: int) -> _Axis:
+        """Instruments held at a snapshot."""
+        with self._lock:
+            if snapshot_us not in self._axes:
+                every = self.plan.instruments
+                held = every["instrument_id"].astype(str).isin(self.plan.held[snapshot_us])
+                instruments = every[held].reset_index(drop=True)
+                contracts = contract_records(instruments, self.currencies)
+                source = MarketSource(
+                    dataset=self.dataset,
+                    instruments=instruments,
+                    all_instruments=every,
+                    currencies=self.currencies,
+                    snapshot_us=snapshot_us,
+                    max_staleness_us=self.max_staleness_us,
+                    with_funding=self.config.replay.funding,
+                )
+                self._axes[snapshot_us] = _Axis(instruments, contracts, terms_of(contracts), source)
+            return self._axes[snapshot_us]
+
+    def priced(self, window: Window) -> list[WindowTables]:
+        """Priced tables of a window for every set; its times padded to the window length."""
+        with self._lock:
+            if window.number in self._priced:
+                self._priced.move_to_end(window.number)
+                return self._priced[window.number]
+            axis = self.axis(window.snapshot_us)
+            ids = self.time_ids(window)
+            times = self.plan.times_us[np.where(ids < 0, window.stop - 1, ids)]
+            market = axis.source.window(times[ids >= 0])
+            padded = _pad_times(market, len(ids))
+            priced = self.engine.price(padded, axis.contracts, self.sets)
+            self._priced[window.number] = priced
+            while len(self._priced) > 1 and self._cached_bytes() > CACHE_BYTES:
+                self._priced.popitem(last=False)
+            return priced
+
+    def _cached_bytes(self) -> int:
+        leaves = [x for priced in self._priced.values() for w in priced for x in jax.tree.leaves(w.tables)]
+        return sum(x.nbytes for x in leaves)
+
+    def time_ids(self, window: Window) -> np.ndarray:
+        """Grid positions of a window's times, padded with -1 to the window length."""
+        ids = np.full(self.config.engine.window_times, -1)
+        ids[: window.stop - window.first] = np.arange(window.first, window.stop)
+        return ids
+
+
+def _pad_times(market: Any, length: int) -> Any:
+    def pad(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.repeat(x[-1:], length - len(x), axis=0)])
+
+    return type(market)(**{k: pad(v) for k, v in market.__dict__.items()})
+
+
+class BucketReplay:
+    """Replays one bucket; reuses the cells that an earlier run finished."""
+
+    def __init__(self, context: ReplayContext, bucket: int) -> None:
+        self.context, self.bucket = context, bucket
+        self.plan, self.config = context.plan, context.config
+        self.cells = CellStore(context.out)
+        self._portfolios: tuple[int, Portfolios, list[Batch]] | None = None
+
+    def run(self, on_cell: Any = None) -> dict[str, Any]:
+        """Compute the missing cells and write this bucket's account files."""
+        num_sets = len(self.context.sets)
+        last: list[Cell | None] = [None] * num_sets
+        computed = reused = 0
+        rows = dict.fromkeys(("in", "scored", "unpriced", "quarantined"), 0)
+        for window in self.plan.windows:
+            for s in range(num_sets):
+                if self.cells.has(s, self.bucket, window.number):
+                    last[s] = self.cells.read(s, self.bucket, window.number)
+                    reused += 1
+                else:
+                    last[s] = self._compute(s, window, last[s])
+                    computed += 1
+                for name in rows:
+                    rows[name] += last[s].counts[name]
+            if on_cell is not None:
+                on_cell(num_sets, self._size(last))
+        for s, cell in enumerate(last):
+            assert cell is not None
+            self._write_accounts(s, cell)
+        return {"bucket": self.bucket, "computed": computed, "reused": reused, "rows": rows}
+
+    def _size(self, last: list[Cell | None]) -> int:
+        return sum(len(c.accounts) for c in last if c is not None) * self.config.engine.window_times
+
+    def _load(self, snapshot_us: int) -> tuple[Portfolios, list[Batch]]:
+        if self._portfolios is None or self._portfolios[0] != snapshot_us:
+            axis, context = self.context.axis(snapshot_us), self.context
+            portfolios = read_portfolios(
+                context.dataset,
+                self.plan,
+                snapshot_us,
+                self.bucket,
+                axis.instruments,
+                axis.terms,
+                context.currencies,
+                context.max_staleness_us,
+            )
+            built = batches(portfolios.snapshot, axis.terms, context.currencies)
+            self._portfolios = snapshot_us, portfolios, built
+        return self._portfolios[1:]
+
+    def _compute(self, s: int, window: Window, before: Cell | None) -> Cell:
+        portfolios, parts = self._load(window.snapshot_us)
+        ids = portfolios.snapshot.account_ids
+        known = ids if before is None else np.union1d(before.accounts, ids)
+        state = _reindexed(before, known)
+        extra = _reindexed_extra(before, known)
+        mine = np.searchsorted(known, ids)
+        segments = _of(extra, "segment", known)
+        segments[mine] = portfolios.segment
+        time_ids = self.context.time_ids(window)
+        real = time_ids >= 0
+        priced = self.context.priced(window)[s]
+        num_segments = len(self.plan.segments)
+        sums = np.zeros((int(real.sum()), num_segments, len(SUM_COLUMNS)), np.int64)
+        events, traces = [], []
+        first_seen = np.isnan(extra["start_equity_usd"])
+        for batch in parts:
+            at = mine[batch.accounts]
+            result = self.context.engine.replay(
+                batch, _take(state, at), priced, portfolios.segment[batch.accounts], time_ids
+            )
+            result = _real_times(result, real)
+            sums += result.sums
+            names = ids[batch.accounts]
+            events.append(event_table(self, s, batch, names, state, at, result, window, priced))
+            traces.append(trace_table(self, s, names, result, window))
+            _put(state, at, result.state)
+            self._start_values(extra, at, first_seen[at], batch, result, priced)
+        return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
+
+    def _finish(
+        self,
+        s: int,
+        window: Window,
+        known: np.ndarray,
+        state: AccountState,
+        extra: dict[str, np.ndarray],
+        sums: np.ndarray,
+        portfolios: Portfolios,
+        events: list[Any],
+        traces: list[Any],
+    ) -> Cell:
+        times = window.stop - window.first
+        quarantined = len(portfolios.quarantined)
+        unpriced = int(sums[:, :, STATUS_COUNTS.index("unpriced")].sum())
+        scored = int(sums[:, :, : len(STATUS_COUNTS)].sum()) - unpriced
+        total = (len(portfolios.snapshot.account_ids) + quarantined) * times
+        extra["quarantined_by_segment"] = np.bincount(
+            portfolios.quarantined_segment, minlength=len(self.plan.segments)
+        )
+        _count_quarantined(extra, portfolios.quarantined, times)
+        name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}-w{window.number:05d}"
+        files = []
+        for folder, tables in (("events", events), ("traces", traces)):
+            rows = [t for t in tables if t is not None and t.num_rows]
+            if folder == "traces" and portfolios.quarantined:
+                rows.extend(self._quarantined_traces(s, portfolios.quarantined, window))
+            if rows:
+                file = f"{folder}/{name}.parquet"
+                write_table(self.context.out / file, sorted_rows(rows))
+                files.append(file)
+        cell = Cell(
+            accounts=known,
+            state=_flat(state),
+            sums=sums,
+            counts={
+                "in": total,
+                "scored": scored,
+                "unpriced": unpriced,
+                "quarantined": quarantined * times,
+            },
+            files=files,
+            extra=extra,
+        )
+        self.cells.write(s, self.bucket, window.number, cell)
+        return cell
+
+    def _quarantined_traces(self, s: int, accounts: list[str], window: Window) -> list[Any]:
+        table = trace_table(self, s, np.asarray(accounts), None, window)
+        return [] if table is None else [table]
+
+    def _start_values(
+        self,
+        extra: dict[str, np.ndarray],
+        at: np.ndarray,
+        is_new: np.ndarray,
+        batch: Batch,
+        result: TileResult,
+        priced: WindowTables,
+    ) -> None:
+        """Size and direction of accounts at their first scored time (for reports)."""
+        margin, book = result.margin, batch.book
+        features = np.asarray(priced.tables.features[0])
+        usd = np.asarray(priced.tables.currency_usd[0])
+        new = at[is_new]
+        if not len(new):
+            return
+        legs = ((book.leg_instrument, book.leg_contracts), (book.option_instrument, book.option_contracts))
+        delta = np.nansum(np.asarray(book.coin_base) * usd[book.unit_coin], axis=0)
+        option = np.zeros(len(at))
+        kind = self.context.axis(self._portfolios_snapshot()).terms.kind
+        for instrument, contracts in legs:
+            cash = features[:, CASH].sum(axis=1)[instrument] * contracts
+            delta = delta + cash.sum(axis=(0, 1))
+            gross = features[:, GROSS][instrument] * np.abs(contracts)
+            option = option + np.where(kind[instrument] == OPTION, gross, 0.0).sum(axis=(0, 1))
+        extra["start_equity_usd"][new] = np.asarray(margin.equity_usd)[0][is_new]
+        extra["start_gross_notional_usd"][new] = np.asarray(margin.gross_notional_usd)[0][is_new]
+        extra["start_option_notional_usd"][new] = option[is_new]
+        extra["start_net_delta_usd"][new] = delta[is_new]
+
+    def segment_codes(self, accounts: np.ndarray) -> np.ndarray:
+        """Segment codes of accounts by their position in the current snapshot."""
+        assert self._portfolios is not None
+        return self._portfolios[1].segment[accounts]
+
+    def _portfolios_snapshot(self) -> int:
+        assert self._portfolios is not None
+        return self._portfolios[0]
+
+    def _write_accounts(self, s: int, cell: Cell) -> None:
+        name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}.parquet"
+        table = account_table(self.context.set_names[s], self.plan, cell)
+        write_table(self.context.out / "accounts" / name, table)
+
+
+START_FIELDS = (
+    "start_equity_usd",
+    "start_gross_notional_usd",
+    "start_option_notional_usd",
+    "start_net_delta_usd",
+)
+
+
+def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
+    return TileResult(
+        result.state,
+        result.codes[real],
+        jax.tree.map(lambda x: x[real], result.margin),
+        result.sums[real],
+    )
+
+
+def _flat(state: AccountState) -> dict[str, np.ndarray]:
+    flat: dict[str, np.ndarray] = {}
+    for name in AccountState.__dataclass_fields__:
+        value = getattr(state, name)
+        if isinstance(value, Charges):
+            flat |= {f"{name}_{c}": getattr(value, c) for c in CHARGES}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _unflat(flat: dict[str, np.ndarray]) -> AccountState:
+    fields: dict[str, Any] = {}
+    for name in AccountState.__dataclass_fields__:
+        if name in flat:
+            fields[name] = flat[name].copy()
+        else:
+            fields[name] = Charges(**{c: flat[f"{name}_{c}"].copy() for c in CHARGES})
+    return AccountState(**fields)
+
+
+def _reindexed(before: Cell | None, known: np.ndarray) -> AccountState:
+    fresh = initial_state(len(known))
+    if before is not None:
+        _put(fresh, np.searchsorted(known, before.accounts), _unflat(before.state))
+    return fresh
+
+
+def _reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndarray]:
+    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in START_FIELDS}
+    extra["segment"] = np.full(len(known), -1)
+    extra["quarantined_ids"] = np.asarray([], dtype=str)
+    extra["quarantined_times"] = np.asarray([], dtype=np.int64)
+    if before is not None:
+        at = np.searchsorted(known, before.accounts)
+        for name in (*START_FIELDS, "segment"):
+            extra[name][at] = before.extra[name]
+        extra["quarantined_ids"] = before.extra["quarantined_ids"]
+        extra["quarantined_times"] = before.extra["quarantined_times"]
+    return extra
+
+
+def _count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:
+    counts = dict(zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True))
+    for name in ids:
+        counts[name] = counts.get(name, 0) + times
+    extra["quarantined_ids"] = np.asarray(sorted(counts), dtype=str)
+    extra["quarantined_times"] = np.asarray([counts[k] for k in sorted(counts)], dtype=np.int64)
+
+
+def _of(extra: dict[str, np.ndarray], name: str, known: np.ndarray) -> np.ndarray:
+    assert len(extra[name]) == len(known)
+    return extra[name]
+
+
+def _take(state: AccountState, at: np.ndarray) -> AccountState:
+    return jax.tree.map(lambda x: x[at], state)
+
+
+def _put(state: AccountState, at: np.ndarray, values: AccountState) -> None:
+    for target, value in zip(jax.tree.leaves(state), jax.tree.leaves(values), strict=True):
+        target[at] = value

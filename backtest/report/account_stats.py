@@ -1,0 +1,170 @@
+"""One pass over the accounts of a set: every number of the report that needs no pairing.
+
+Accounts stream by in batches and leave counts, sums and histograms behind, so memory does not grow
+with the number of accounts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from . import frames
+from .reader import CHARGES, Results
+
+
+LEVEL_GRID = np.union1d(np.logspace(-1, 2, 301), [1.0, 1.1, 3.0])
+"""Margin levels (ratio, 1 = 100 %) at which the distribution of worst levels is counted."""
+_ABOVE_ONE = np.exp(np.linspace(0, np.log(5), 201)[1:])
+BREAK_EVEN_POINTS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
+THETA_GRID = np.unique(np.concatenate([1 / _ABOVE_ONE, _ABOVE_ONE, BREAK_EVEN_POINTS]))
+"""Multipliers of a charge at which break-even curves are counted, with the points of tables."""
+TOP_LOSSES = 50
+SEGMENT_SUMS = (
+    "scored",
+    "liquidated",
+    "episodes",
+    "bad_debt_usd",
+    "start_gross_usd",
+    "liquidated_gross_usd",
+)
+_WORST = ("worst_total_mmr", *(f"worst_{k}" for k in CHARGES))
+_COLUMNS = (
+    "account_id",
+    "segment",
+    "scored",
+    "unpriced",
+    "quarantined",
+    "episodes",
+    "first_liquidation_time",
+    "worst_time",
+    "worst_margin_level",
+    "worst_equity_usd",
+    "bad_debt_usd",
+    "start_gross_notional_usd",
+    *_WORST,
+    *(f"theta_{k}" for k in CHARGES),
+)
+
+
+@dataclass
+class AccountStats:
+    """Counts and USD sums over the accounts of one parameter set.
+
+    An account counts as scored if it was scored at one time or more, and as liquidated if it was
+    scored and had one episode or more.
+    """
+
+    rows: int = 0
+    scored: int = 0
+    liquidated: int = 0
+    liquidated_solvent: int = 0
+    episodes: int = 0
+    scored_times: int = 0
+    unpriced_times: int = 0
+    quarantined_times: int = 0
+    bad_debt_usd: float = 0.0
+    bad_debt_accounts: int = 0
+    bad_debt_largest_usd: float = 0.0
+    without_level: int = 0
+    start_gross_usd: float = 0.0
+    first_times: pd.Series = field(default_factory=lambda: pd.Series(dtype=np.int64))
+    level_counts: np.ndarray = field(default_factory=lambda: np.zeros(len(LEVEL_GRID), np.int64))
+    theta_counts: dict[str, np.ndarray] = field(
+        default_factory=lambda: {k: np.zeros(len(THETA_GRID), np.int64) for k in CHARGES}
+    )
+    charges: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_WORST, 0.0))
+    segments: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SEGMENT_SUMS)))
+    losses: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def share(self) -> float:
+        """Liquidated accounts / scored accounts; NaN where none was scored."""
+        return self.liquidated / self.scored if self.scored else float("nan")
+
+    def liquidated_at(self, charge: str, multiplier: float) -> int:
+        """Accounts liquidated if ``charge`` were scaled by a ``multiplier`` of ``THETA_GRID``."""
+        return int(self.theta_counts[charge][int(np.searchsorted(THETA_GRID, multiplier))])
+
+
+def account_stats(results: Results, parameter_set: str) -> AccountStats:
+    """Statistics of one parameter set, computed once per ``Results``."""
+    key = ("account_stats", parameter_set)
+    if key not in results.memo:
+        stats = AccountStats()
+        for batch in _batches(results, parameter_set):
+            _add(stats, batch)
+        results.memo[key] = stats
+    return results.memo[key]
+
+
+def _batches(results: Results, parameter_set: str) -> Iterator[pd.DataFrame]:
+    for batch in results.account_batches(_COLUMNS, parameter_set):
+        yield pa.Table.from_batches([batch]).to_pandas()
+
+
+def _add(stats: AccountStats, batch: pd.DataFrame) -> None:
+    stats.rows += len(batch)
+    stats.scored_times += frames.count(batch, "scored")
+    stats.unpriced_times += frames.count(batch, "unpriced")
+    stats.quarantined_times += frames.count(batch, "quarantined")
+    batch = frames.rows(batch, batch["scored"].to_numpy() > 0)
+    liquidated = batch["episodes"].to_numpy() > 0
+    debt = frames.numbers(batch, "bad_debt_usd")
+    stats.scored += len(batch)
+    stats.liquidated += int(liquidated.sum())
+    stats.liquidated_solvent += int((liquidated & (debt <= 0)).sum())
+    stats.episodes += frames.count(batch, "episodes")
+    stats.bad_debt_usd += float(debt.sum())
+    stats.bad_debt_accounts += int((debt > 0).sum())
+    stats.bad_debt_largest_usd = max(stats.bad_debt_largest_usd, float(debt.max(initial=0.0)))
+    stats.start_gross_usd += frames.total(batch, "start_gross_notional_usd")
+    first = frames.counted(batch["first_liquidation_time"])
+    stats.first_times = stats.first_times.add(first, fill_value=0).astype(np.int64)
+    _add_distributions(stats, batch)
+    for name in _WORST:
+        stats.charges[name] += float(np.nansum(frames.numbers(batch, name)[liquidated]))
+    _add_segments(stats, batch, liquidated)
+    _add_losses(stats, frames.rows(batch, debt > 0))
+
+
+def _add_losses(stats: AccountStats, losers: pd.DataFrame) -> None:
+    if len(losers):
+        kept = pd.concat([stats.losses, losers]) if len(stats.losses) else losers
+        stats.losses = frames.ordered(kept, "bad_debt_usd", ascending=False).head(TOP_LOSSES)
+
+
+def _add_distributions(stats: AccountStats, batch: pd.DataFrame) -> None:
+    level = frames.numbers(batch, "worst_margin_level")
+    stats.without_level += int(np.isnan(level).sum())
+    stats.level_counts += _count_up_to(LEVEL_GRID, level)
+    for charge in CHARGES:
+        stats.theta_counts[charge] += _count_up_to(
+            THETA_GRID, frames.numbers(batch, f"theta_{charge}")
+        )
+
+
+def _count_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Number of values <= each point of a rising grid; NaN counts nowhere."""
+    at = np.searchsorted(grid, values[~np.isnan(values)], side="left")
+    return np.bincount(at, minlength=len(grid) + 1)[: len(grid)].cumsum()
+
+
+def _add_segments(stats: AccountStats, batch: pd.DataFrame, liquidated: np.ndarray) -> None:
+    gross = frames.numbers(batch, "start_gross_notional_usd")
+    frame = pd.DataFrame(
+        {
+            "segment": frames.names(batch, "segment").fillna("(no segment)"),
+            "scored": 1.0,
+            "liquidated": liquidated.astype(float),
+            "episodes": frames.numbers(batch, "episodes"),
+            "bad_debt_usd": frames.numbers(batch, "bad_debt_usd"),
+            "start_gross_usd": gross,
+            "liquidated_gross_usd": np.where(liquidated, gross, 0.0),
+        }
+    )
+    sums = frames.summed(frame, "segment", SEGMENT_SUMS)
+    before = stats.segments
+    stats.segments = before.add(sums, fill_value=0.0) if len(before) else sums

@@ -1,0 +1,116 @@
+"""Tables as a page shows them: formatted cells that still sort by their numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from . import frames, text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is shown, what it sorts by, a second line, and its role."""
+
+    shown: str
+    order: float | str | None = None
+    note: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a page: which data, which heading, how shown."""
+
+    key: str
+    heading: str
+    show: Callable[[object], str] | None = None
+    note: str = ""
+
+    @property
+    def is_number(self) -> bool:
+        """Numbers are right-aligned and sort by value."""
+        return self.show is not None
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of the page; ``caption`` says what it counts and in which unit."""
+
+    caption: str
+    headings: list[tuple[str, str, bool]]  # text, note, is number
+    rows: list[list[Cell]]
+    note: str = ""
+    folded: bool = False
+    sortable: bool = True
+    empty: str = "None."
+    groups: list[str] = field(default_factory=list)
+
+
+_SHORT = 24  # names up to this length stay on one line
+
+
+def page_table(
+    frame: pd.DataFrame,
+    columns: Sequence[Column],
+    caption: str,
+    limit: int | None = None,
+    **options: object,
+) -> PageTable:
+    """The rows of a frame as a page table, the first ``limit`` of them."""
+    note = str(options.pop("note", ""))
+    if limit is not None and len(frame) > limit:
+        cut = f"First {text.number(limit)} of {text.number(len(frame))} rows; all are in tables/."
+        note = f"{cut} {note}".strip()
+        frame = frame.head(limit)
+    rows = [[_cell(c, row[c.key]) for c in columns] for row in frames.records(frame)]
+    headings = [(c.heading, c.note, c.is_number) for c in columns]
+    return PageTable(caption, headings, rows, note=note, **options)  # pyright: ignore[reportArgumentType]
+
+
+def _cell(column: Column, value: object) -> Cell:
+    if column.show is None:
+        shown = text.NONE if text.is_missing(value) else str(value)
+        return Cell(shown, shown, role="name" if len(shown) <= _SHORT else "")
+    order = value if isinstance(value, int | float) and not text.is_missing(value) else None
+    if isinstance(value, pd.Timestamp):
+        order = value.timestamp()
+    return Cell(column.show(value), order, role="number")
+
+
+def count(value: object) -> str:
+    """A whole number."""
+    return text.number(_float(value))
+
+
+def share(value: object) -> str:
+    """A fraction as percent."""
+    return text.percent(_float(value))
+
+
+def money(value: object) -> str:
+    """An amount of USD."""
+    return text.usd(_float(value))
+
+
+def ratio(value: object) -> str:
+    """A dimensionless number with three significant digits."""
+    return text.significant(_float(value))
+
+
+def moment(value: object) -> str:
+    """A UTC time."""
+    return text.time(value)
+
+
+def change(value: object) -> str:
+    """A signed whole number."""
+    number = _float(value)
+    plus = "+" if number is not None and number > 0 else ""
+    return plus + text.number(number)
+
+
+def _float(value: object) -> float | None:
+    if value is None or text.is_missing(value):
+        return None
+    return float(value)  # pyright: ignore[reportArgumentType]  # a number of a data frame

@@ -1,0 +1,191 @@
+"""The first page: sets side by side, metric by metric."""
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from . import frames, text
+from .cells import Cell, PageTable
+
+
+_Row = dict[str, float]
+_Draw = Callable[[_Row], tuple[str, str]]
+_Metric = tuple[str, str, _Draw]
+
+
+def _plain(key: str, show: Callable[[float], str]) -> _Draw:
+    return lambda row: (show(row[key]), "")
+
+
+def _with_interval(
+    key: str, show: Callable[[float], str], kind: str
+) -> Callable[[_Row], tuple[str, str]]:
+    def draw(row: _Row) -> tuple[str, str]:
+        span = text.interval(row[f"{key}_low"], row[f"{key}_high"], kind)
+        return show(row[key]), "" if span == text.NONE else span
+
+    return draw
+
+
+def _amount(key: str, accounts: str) -> _Draw:
+    def draw(row: _Row) -> tuple[str, str]:
+        return text.usd(row[key]), text.plural(int(row[accounts]), "account")
+
+    return draw
+
+
+def _times(value: float) -> str:
+    return text.NONE if text.is_missing(value) else f"{text.TIMES} {text.significant(value)}"
+
+
+def _mcnemar(row: _Row) -> tuple[str, str]:
+    if text.is_missing(row["mcnemar_statistic"]):
+        return text.NONE, ""
+    p = text.p_value(row["mcnemar_p"])
+    return text.number(row["mcnemar_statistic"], 1), f"p {p if p.startswith('<') else '= ' + p}"
+
+
+def _liquidated(row: _Row) -> tuple[str, str]:
+    return text.number(
+        row["accounts_liquidated"]
+    ), f"of {text.number(row['accounts_scored'])} scored"
+
+
+def _solvent(row: _Row) -> tuple[str, str]:
+    count, total = row["liquidated_never_below_zero"], row["accounts_liquidated"]
+    return text.number(count), f"{text.percent(count / total)} of those liquidated" if total else ""
+
+
+_PAIRED = "Against the champion, account by account"
+_METRICS: dict[str, tuple[_Metric, ...]] = {
+    "Liquidation frequency": (
+        ("Accounts liquidated", "scored accounts with one episode or more", _liquidated),
+        (
+            "Per account",
+            "share of scored accounts; 95 % interval",
+            _with_interval("per_account_frac", text.percent, "percent"),
+        ),
+        (
+            "Per account-day",
+            "episodes / scored account-days; 95 % interval",
+            _with_interval("per_account_day", text.significant, "number"),
+        ),
+        (
+            "Per notional",
+            "notional of episodes / average gross notional; 95 % interval",
+            _with_interval("per_notional_frac", text.percent, "percent"),
+        ),
+        (
+            "Episodes",
+            "an account that hovers at 100 % counts once",
+            _plain("episodes", text.number),
+        ),
+    ),
+    _PAIRED: (
+        (
+            "Difference per account",
+            "percentage points; paired 95 % interval",
+            _with_interval("difference_frac", text.points, "points"),
+        ),
+        (
+            "Newly liquidated",
+            "only this set liquidates them",
+            _plain("newly_liquidated", text.number),
+        ),
+        ("Newly saved", "only the champion does", _plain("newly_saved", text.number)),
+        ("Both", "both sets liquidate them", _plain("both", text.number)),
+        ("Neither", "no set liquidates them", _plain("neither", text.number)),
+        ("McNemar chi-square", "takes accounts as independent, which they are not", _mcnemar),
+    ),
+    "Losses": (
+        (
+            "Bad debt",
+            "equity below zero at its lowest, summed",
+            _amount("bad_debt_usd", "bad_debt_accounts"),
+        ),
+        ("Largest bad debt", "of one account", _plain("bad_debt_largest_usd", text.usd)),
+        (
+            "Below zero at the trigger",
+            "what no liquidation could have saved",
+            _amount("shortfall_at_trigger_usd", "shortfall_at_trigger_accounts"),
+        ),
+        (
+            "Equity left at the trigger",
+            "median, share of gross notional",
+            _plain("equity_at_trigger_frac", text.percent),
+        ),
+        (
+            "Time from trigger to zero",
+            "median, of accounts that go below zero later",
+            _plain("lead_to_zero_seconds", text.duration),
+        ),
+        ("Liquidated, never below zero", "equity stays positive if left alone", _solvent),
+    ),
+    "Cost to traders": (
+        (
+            "Average maintenance margin",
+            "total MMR / gross notional, all times",
+            _plain("average_mmr_frac", text.percent),
+        ),
+        (
+            "Average initial margin",
+            "total IMR / gross notional, all times",
+            _plain("average_imr_frac", text.percent),
+        ),
+        (
+            "Peak to trough of margin",
+            "largest / smallest MMR / gross notional",
+            _plain("peak_to_trough", _times),
+        ),
+    ),
+}
+
+
+def decision_table(summary: pd.DataFrame) -> PageTable:
+    """The sets of a summary table side by side; rows are grouped by question."""
+    raw = frames.records(summary)
+    records = [_numbers(r) for r in raw]
+    headings = [("", "", False)]
+    headings += [(text.shorten(str(r["parameter_set"]), 24), str(r["role"]), True) for r in raw]
+    rows: list[list[Cell]] = []
+    groups: list[str] = []
+    for group, metrics in _METRICS.items():
+        if group == _PAIRED and len(records) < 2:
+            continue
+        for name, note, draw in metrics:
+            drawn = [draw(r) for r in records]
+            rows.append(
+                [Cell(name, note=note), *(Cell(s, note=n, role="number") for s, n in drawn)]
+            )
+            groups.append(group)
+    return PageTable("All sets side by side", headings, rows, sortable=False, groups=groups)
+
+
+def _numbers(record: Mapping[str, object]) -> _Row:
+    """The columns of a summary row that are no names; NaN where there is no number."""
+    names = ("parameter_set", "role")
+    return {
+        k: float(v) if isinstance(v, int | float) else float("nan")
+        for k, v in record.items()
+        if k not in names
+    }
+
+
+def tiles(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """The three numbers of each set that a reader wants first."""
+    shown = []
+    for record in frames.records(summary):
+        row = _numbers(record)
+        span = text.interval(row["per_account_frac_low"], row["per_account_frac_high"])
+        shown.append(
+            {
+                "name": str(record["parameter_set"]),
+                "role": str(record["role"]),
+                "share": text.percent(row["per_account_frac"]),
+                "counts": " ".join(_liquidated(row)),
+                "interval": "" if span == text.NONE else f"95{text.SPACE}% interval {span}",
+                "margin": text.percent(row["average_mmr_frac"]),
+                "debt": text.usd(row["bad_debt_usd"]),
+            }
+        )
+    return shown

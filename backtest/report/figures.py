@@ -1,0 +1,32 @@
+"""All figures of the report; each takes ``Results`` and returns a ``Figure``."""
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from .figures_accounts import (
+    figure_break_even as figure_break_even,
+    figure_charges_of_liquidated as figure_charges_of_liquidated,
+    figure_flips as figure_flips,
+    figure_frequency as figure_frequency,
+    figure_levels as figure_levels,
+    figure_segments as figure_segments,
+)
+from .figures_time import (
+    figure_charges_by_time as figure_charges_by_time,
+    figure_timeline as figure_timeline,
+)
+from .reader import Results
+
+
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "frequency": figure_frequency,
+    "timeline": figure_timeline,
+    "segments": figure_segments,
+    "flips": figure_flips,
+    "charges_of_liquidated": figure_charges_of_liquidated,
+    "charges_by_time": figure_charges_by_time,
+    "worst_margin_levels": figure_levels,
+    "break_even": figure_break_even,
+}
+"""Figures of the report by file name."""

@@ -1,0 +1,393 @@
+"""Figures across accounts: how many, who, why, and how close the others were."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from . import frames, text, theme
+from .account_stats import LEVEL_GRID, THETA_GRID, account_stats
+from .bootstrap import Estimate
+from .compare import flip_table, pairing
+from .figures_time import shown_sets
+from .frequency import rates
+from .reader import CHARGES, Results
+
+
+_MOST_SEGMENTS = 20
+_MARKS = ((3.0, "warning\n300 %"), (1.1, "safe\n110 %"), (1.0, "liquidation\n100 %"))
+NEW, SAVED = "#d55e00", "#0072b2"
+_LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+
+
+def figure_frequency(results: Results) -> Figure:
+    """Liquidation frequency of each set under three denominators, with 95 % intervals."""
+    sets = shown_sets(results)
+    title = "Liquidation frequency under three denominators, with 95 % intervals"
+    if not any(account_stats(results, s).scored for s in sets):
+        return theme.empty_figure(title, "No account was scored")
+    panels = (
+        ("per_account", "Accounts liquidated,\nshare of scored accounts"),
+        ("per_account_day", "Episodes per\nscored account-day"),
+        ("per_notional", "Liquidated notional,\nshare of average gross notional"),
+    )
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(title, 1.35 + 0.34 * len(sets), 1, 3, sharey=True)
+        for axis, (key, name) in zip(grid[0], panels, strict=True):
+            for i, s in enumerate(sets):
+                _draw_estimate(axis, i, getattr(rates(results, s), key))
+            axis.set_title(name)
+            axis.grid(visible=False, axis="y")
+            axis.set_xlim(left=0)
+            axis.locator_params(axis="x", nbins=5)
+            if key == "per_account_day":
+                axis.xaxis.set_major_formatter(lambda v, _: f"{v:.4g}")
+            else:
+                theme.percent_axis(axis, "x")
+        grid[0, 0].set_yticks(range(len(sets)), [theme.label(s, 18) for s in sets])
+        grid[0, 0].set_ylim(len(sets) - 0.4, -0.6)
+    return figure
+
+
+def _draw_estimate(axis: Axes, row: int, value: Estimate) -> None:
+    color = theme.set_color(row)
+    if value.low is not None and value.high is not None:
+        axis.plot(
+            [value.low, value.high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt"
+        )
+        for end in (value.low, value.high):
+            axis.plot([end, end], [row - 0.12, row + 0.12], color=color, linewidth=1.4)
+    if not np.isnan(value.value):
+        axis.plot(value.value, row, "o", color=color, markersize=6, markeredgecolor=theme.PAPER)
+
+
+def figure_segments(results: Results) -> Figure:
+    """Share of accounts liquidated by segment, one mark a set."""
+    sets = shown_sets(results)
+    stats = {name: account_stats(results, name).segments for name in sets}
+    segments = _hardest_hit(stats[results.champion])[:_MOST_SEGMENTS]
+    title = _segment_title(results, segments)
+    if not segments:
+        return theme.empty_figure(title, "No account was scored")
+    shares = np.array([[_segment_share(stats[n], s) for n in sets] for s in segments])
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(title, 1.35 + 0.32 * len(segments))
+        axis = grid[0, 0]
+        rows = np.arange(len(segments))
+        low, high = np.nanmin(shares, axis=1), np.nanmax(shares, axis=1)
+        axis.hlines(rows, low, high, color=theme.MUTED, linewidth=1.2, zorder=1)
+        for i, name in enumerate(sets):
+            axis.plot(
+                shares[:, i],
+                rows,
+                "osD^vP"[i],
+                color=theme.set_color(i),
+                label=theme.label(name),
+                markersize=10 if i == 0 else 6,
+                markeredgecolor=theme.PAPER,
+                linestyle="none",
+            )
+        scored = stats[results.champion]["scored"].to_dict()
+        names = [f"{theme.label(s, 30)}  (n {text.number(float(scored[s]))})" for s in segments]
+        axis.set_yticks(rows, names)
+        axis.set_ylim(len(segments) - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        axis.set_title("Accounts liquidated, share of the scored accounts of the segment")
+        axis.set_xlim(left=-0.01 * max(float(np.nanmax(shares)), 0.01))
+        theme.percent_axis(axis, "x")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _segment_share(segments: pd.DataFrame, name: str) -> float:
+    """Share of a segment's scored accounts that are liquidated; NaN where none was scored."""
+    if name not in segments.index:
+        return float("nan")
+    row = segments.loc[name].to_dict()
+    return float(row["liquidated"]) / float(row["scored"])
+
+
+def _hardest_hit(segments: pd.DataFrame) -> list[str]:
+    return sorted((str(s) for s in segments.index), key=lambda s: -_segment_share(segments, s))
+
+
+def _segment_title(results: Results, segments: list[str]) -> str:
+    champion = theme.label(results.champion)
+    table = account_stats(results, results.champion).segments
+    share = _segment_share(table, segments[0]) if segments else 0.0
+    if not share > 0:
+        return f"No segment has liquidations under {champion}"
+    name = theme.label(segments[0])
+    return f"Hit hardest under {champion}: {name}, {text.percent(share)} of accounts liquidated"
+
+
+def figure_flips(results: Results, challenger: str | None = None) -> Figure:
+    """Accounts newly liquidated and saved by a challenger, by who they are."""
+    name = challenger or (results.challengers[0] if results.challengers else None)
+    if name is None:
+        return theme.empty_figure("Who flips", "The run has one parameter set: nothing to compare")
+    pair = pairing(results, results.champion, results.check_set(name))
+    sets = f"from {theme.label(results.champion)} to {theme.label(name)}"
+    saved, new = text.number(pair.only_champion), text.number(pair.only_challenger)
+    title = f"{saved} saved, {new} newly liquidated {sets}"
+    if not pair.only_champion + pair.only_challenger:
+        return theme.empty_figure(title, "No account flips")
+    table = flip_table(results, results.champion, name)
+    dimensions = list(table["dimension"].unique())
+    sizes = [min(_MOST_SEGMENTS, int((table["dimension"] == d).sum())) for d in dimensions]
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(
+            title,
+            1.4 + 0.21 * sum(sizes) + 0.3 * len(sizes),
+            len(sizes),
+            sharex=True,
+            height_ratios=sizes,
+        )
+        for axis, dimension in zip(grid[:, 0], dimensions, strict=True):
+            mine = frames.rows(table, table["dimension"] == dimension)
+            _draw_flips(axis, mine.head(_MOST_SEGMENTS))
+            axis.set_title(f"By {dimension}")
+        low, high = grid[0, 0].get_xlim()
+        reach = max(-low, high) * 1.12
+        grid[0, 0].set_xlim(
+            -reach if pair.only_champion else low, reach if pair.only_challenger else high
+        )
+        grid[-1, 0].xaxis.set_major_formatter(
+            lambda v, _: text.number(abs(v)) if float(v).is_integer() else ""
+        )
+        grid[-1, 0].set_xlabel("accounts")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_flips(axis: Axes, rows: pd.DataFrame) -> None:
+    y = np.arange(len(rows))
+    saved, new = rows["only_champion"].to_numpy(), rows["only_challenger"].to_numpy()
+    axis.barh(y, -saved, color=SAVED, height=0.72, label="saved (left)")
+    axis.barh(
+        y,
+        new,
+        color=NEW,
+        height=0.72,
+        label="newly liquidated (right)",
+        hatch="////",
+        edgecolor=theme.PAPER,
+    )
+    for i, (s, n) in enumerate(zip(saved, new, strict=True)):
+        if s:
+            _note(axis, text.number(s), (-s, i), -3)
+        if n:
+            _note(axis, text.number(n), (n, i), 3)
+    axis.axvline(0, color=theme.MUTED, linewidth=0.8)
+    axis.set_yticks(y, [theme.label(str(g), 34) for g in rows["group"]])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+
+
+def _note(axis: Axes, words: str, at: tuple[float, float], offset: int) -> None:
+    side = "left" if offset > 0 else "right"
+    axis.annotate(
+        words, at, (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=7.5
+    )
+
+
+def figure_charges_of_liquidated(results: Results) -> Figure:
+    """Charges of liquidated accounts at their worst time, summed and stacked, one bar a set."""
+    sets = [s for s in shown_sets(results) if account_stats(results, s).liquidated]
+    title = _charge_title(results)
+    if not sets:
+        return theme.empty_figure(title, "No account is liquidated")
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(title, 1.75 + 0.5 * len(sets))
+        axis = grid[0, 0]
+        for y, name in enumerate(sets):
+            _draw_stack(axis, y, account_stats(results, name).charges)
+        axis.set_yticks(range(len(sets)), [theme.label(s, 18) for s in sets])
+        axis.set_ylim(len(sets) - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        axis.set_title(
+            "Sum over liquidated accounts at their worst time, USD; tall mark: total MMR"
+        )
+        axis.xaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
+        handles, names = axis.get_legend_handles_labels()
+        unique = dict(zip(names, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_stack(axis: Axes, y: int, charges: dict[str, float]) -> None:
+    amounts = {c: charges[f"worst_{c}"] for c in CHARGES}
+    whole, left = sum(amounts.values()), 0.0
+    for charge, amount in amounts.items():
+        color = theme.CHARGE_COLORS[charge]
+        axis.barh(y, amount, left=left, color=color, height=0.62, label=theme.CHARGE_NAMES[charge])
+        if whole and amount / whole > 0.09:
+            share = f"{charge.upper()} {100 * amount / whole:.0f}{text.SPACE}%"
+            axis.text(
+                left + amount / 2,
+                y,
+                share,
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color=_on(charge),
+            )
+        left += amount
+    total = charges["worst_total_mmr"]
+    axis.plot([total, total], [y - 0.4, y + 0.4], color=theme.INK, linewidth=2.4)
+
+
+def _on(charge: str) -> str:
+    """Colour of a text on the charge's own colour."""
+    return "#000000" if charge in ("mr2", "mr4", "mr5", "mr7", "mr9") else theme.ON_DARK_COLOR
+
+
+def _charge_title(results: Results) -> str:
+    champion = theme.label(results.champion)
+    charges = account_stats(results, results.champion).charges
+    amounts = {c: charges[f"worst_{c}"] for c in CHARGES}
+    whole = sum(amounts.values())
+    if not whole > 0:
+        return f"No account is liquidated under {champion}"
+    largest = max(amounts, key=lambda c: amounts[c])
+    return (
+        f"{theme.CHARGE_NAMES[largest]} is the largest charge of accounts liquidated under "
+        f"{champion}: {text.percent(amounts[largest] / whole)} of the nine"
+    )
+
+
+def figure_levels(results: Results) -> Figure:
+    """Worst margin level of each account: cumulative share and histogram on a log scale."""
+    sets = [s for s in shown_sets(results) if account_stats(results, s).scored]
+    title = _level_title(results)
+    if not sets:
+        return theme.empty_figure(title, "No account was scored")
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(title, 4.6, 2, sharex=True, height_ratios=[1.4, 1])
+        top, bottom = grid[:, 0]
+        for i, name in enumerate(sets):
+            stats = account_stats(results, name)
+            color = theme.set_color(i)
+            share = stats.level_counts / stats.scored
+            top.plot(
+                LEVEL_GRID,
+                share,
+                label=theme.label(name),
+                color=color,
+                linestyle=theme.set_style(i),
+            )
+            edges = np.logspace(-1, 2, 46)
+            at = np.searchsorted(LEVEL_GRID, edges * (1 + 1e-9), side="right") - 1
+            counts = np.diff(stats.level_counts[at]) / stats.scored
+            outline = "-" if i < 2 else theme.set_style(i)
+            bottom.stairs(
+                counts,
+                edges,
+                fill=i == 0,
+                alpha=0.45 if i == 0 else 1.0,
+                linewidth=1.3,
+                color=color,
+                linestyle=outline,
+            )
+        top.set_title("Accounts with a worst level at or below, share of scored accounts")
+        bottom.set_title("Share of scored accounts by worst level")
+        for axis in (top, bottom):
+            axis.set_xscale("log")
+            axis.set_xlim(0.1, 100)
+            axis.set_ylim(bottom=0)
+            theme.percent_axis(axis)
+            for level, _ in _MARKS:
+                axis.axvline(level, color=theme.MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
+        _mark_levels(top)
+        bottom.xaxis.set_major_formatter(lambda v, _: theme.percent_tick(v))
+        bottom.set_xlabel(
+            "worst margin level of the window (adjusted equity / maintenance margin), log scale"
+        )
+        top.legend(loc="lower right")
+    return figure
+
+
+def _mark_levels(axis: Axes) -> None:
+    axis.set_ylim(0, max(axis.get_ylim()[1], 0.05) * 1.02)
+    for level, name in _MARKS:
+        left, top = level <= 1.0, level < 2.0
+        axis.annotate(
+            name,
+            (level, 0.97 if top else 0.04),
+            (-4 if left else 4, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top" if top else "bottom",
+            fontsize=7.3,
+            color=theme.MUTED,
+        )
+
+
+def _level_title(results: Results) -> str:
+    stats = account_stats(results, results.champion)
+    if not stats.scored:
+        return "Worst margin level of each account"
+    warned = stats.level_counts[np.searchsorted(LEVEL_GRID, 3.0)] / stats.scored
+    return (
+        f"Under {theme.label(results.champion)} {text.percent(float(warned))} of accounts fall to "
+        f"300 % or below, {text.percent(stats.share)} to 100 % or below"
+    )
+
+
+def figure_break_even(results: Results) -> Figure:
+    """Share liquidated if one charge were scaled, for each charge; exact, from one replay."""
+    sets = [s for s in shown_sets(results) if account_stats(results, s).scored][:4]
+    title = "Share of accounts liquidated if one charge were scaled and all else stayed"
+    if not sets:
+        return theme.empty_figure(title, "No account was scored")
+    columns = min(2, len(sets))
+    rows = -(-len(sets) // columns)
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(
+            title, 1.1 + 2.9 * rows, rows, columns, sharex=True, sharey=True
+        )
+        for axis, name in zip(grid.flat, sets, strict=False):
+            _draw_curves(axis, results, name)
+        for axis in grid.flat[len(sets) :]:
+            axis.set_axis_off()
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_curves(axis: Axes, results: Results, name: str) -> None:
+    stats = account_stats(results, name)
+    for i, charge in enumerate(CHARGES):
+        axis.plot(
+            THETA_GRID,
+            stats.theta_counts[charge] / stats.scored,
+            color=theme.CHARGE_COLORS[charge],
+            linestyle=_LINES[i % len(_LINES)],
+            label=theme.CHARGE_NAMES[charge],
+            linewidth=1.5,
+        )
+    axis.set_xscale("log")
+    axis.set_xlim(THETA_GRID[0], THETA_GRID[-1])
+    ticks = [0.2, 0.5, 1, 2, 5]
+    axis.set_xticks(ticks, [f"{text.TIMES} {t:g}" for t in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_ylim(bottom=0)
+    theme.percent_axis(axis)
+    axis.axvline(1, color=theme.MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
+    axis.plot(
+        1, stats.share, "o", color=theme.INK, markersize=6, markeredgecolor=theme.PAPER, zorder=5
+    )
+    axis.annotate(
+        f"as run: {text.percent(stats.share)}",
+        (1, stats.share),
+        (-6, 8),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7.5,
+        color=theme.INK,
+    )
+    axis.set_title(theme.label(name))
+    axis.set_xlabel("multiplier of the charge, log scale")

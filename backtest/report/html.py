@@ -1,0 +1,149 @@
+"""The report as one HTML file that opens from disk and asks nothing of any network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import cells, text, theme
+from .cells import Column, PageTable, page_table
+from .decision import decision_table, tiles
+from .reader import Results
+from .sections import Section, sections
+from .tables import LABELS, parameter_set_table, summary_table
+from .verdict import caveats, verdicts
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SIGNS = {"looser": "▼", "stricter": "▲", "mixed": "◆", "no change": "=", "no answer": "?"}
+
+
+def render(results: Results, pictures: dict[str, str]) -> str:
+    """The page; ``pictures`` holds the inline SVG of each figure by name."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown, summary = sections(results), summary_table(results)
+    return environment.get_template("index.html.j2").render(
+        title=str(results.manifest.get("name") or results.path.name),
+        facts=_facts(results),
+        tiles=_colored(tiles(summary)),
+        verdicts=verdicts(results),
+        signs=_SIGNS,
+        decision=decision_table(summary),
+        caveats=caveats(results),
+        sections=shown,
+        titles=_titles(shown),
+        pictures={name: Markup(svg) for name, svg in pictures.items()},
+        provenance=_parameter_sets(results),
+        manifest=_manifest(results),
+        manifest_json=json.dumps(
+            results.manifest.get("config") or {}, indent=2, ensure_ascii=False, default=str
+        ),
+        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
+    )
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def _colored(shown: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Tiles with the colour of their set, none beyond the sets that figures draw."""
+    for i, tile in enumerate(shown):
+        tile["color"] = (
+            f"var({theme.variable(theme.set_color(i))})" if i < theme.MOST_SETS else "transparent"
+        )
+    return shown
+
+
+def _titles(shown: list[Section]) -> list[tuple[str, str]]:
+    return [(s.anchor, text.shorten(s.title, 34)) for s in shown]
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    """What was replayed, in the head of the page."""
+    replay = results.manifest.get("replay") or {}
+    accounts = results.manifest.get("accounts")
+    interval = text.duration(results.interval_seconds)
+    count = replay.get("times")
+    facts = [
+        ("Window", f"{text.time(replay.get('start'))} to {text.time(replay.get('end'))}"),
+        ("Times", f"{text.number(count) if count else text.NONE}, one every {interval}"),
+        ("Accounts", text.number(accounts) if accounts is not None else text.NONE),
+        ("Portfolios", _mode(replay.get("mode"))),
+        ("Parameter sets", text.number(len(results.set_names))),
+        ("Run on", text.time(results.manifest.get("created_utc"))),
+    ]
+    return [f for f in facts if f[1] != text.NONE]
+
+
+def _mode(mode: object) -> str:
+    words = {
+        "frozen": "frozen: one snapshot held over the window",
+        "actual": "actual: latest snapshot at each time",
+    }
+    return words.get(str(mode), text.NONE)
+
+
+def _parameter_sets(results: Results) -> PageTable:
+    frame = parameter_set_table(results)
+    frame["hash"] = frame["hash"].map(_hash)
+    columns = [
+        Column("name", "Set"),
+        Column("file", "File"),
+        Column("hash", "Hash"),
+        Column("model", "Model"),
+        Column("era", "Era"),
+        Column("effective", "Effective", cells.moment),
+        *(Column(name, name.capitalize(), cells.count) for name in LABELS.values()),
+        Column("numbers", "Values", cells.count),
+    ]
+    return page_table(
+        frame,
+        columns,
+        "Parameter sets: where their values come from",
+        note="Stated by a source document, published by the venue, derived from published numbers, "
+        "or assumed.",
+    )
+
+
+def _manifest(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of named values of the manifest, formatted."""
+    m = results.manifest
+    dataset, code = (m.get(k) or {} for k in ("dataset", "code"))
+    run = [("Id", _hash(m.get("run_id"))), ("Config hash", _hash(m.get("config_hash")))]
+    run += [("Seed", _word(m.get("seed"))), ("Device", _word(m.get("device")))]
+    run.append(("Code", f"{_word(code.get('version'))}, source {_hash(code.get('source_hash'))}"))
+    source = [(k.capitalize(), _hash(dataset.get(k))) for k in ("name", "fingerprint")]
+    source += [(k.capitalize(), _word(dataset.get(k))) for k in ("path", "source")]
+    spent = (m.get("timings_seconds") or {}).items()
+    cost = [(k.capitalize(), f"{text.significant(float(v))}{text.SPACE}s") for k, v in spent]
+    if m.get("peak_memory_mb") is not None:
+        cost.append(("Peak memory", f"{text.number(float(m['peak_memory_mb']))}{text.SPACE}MB"))
+    groups = [
+        ("Run", run),
+        ("Dataset", source),
+        ("Cells", [(k.capitalize(), text.number(v)) for k, v in (m.get("cells") or {}).items()]),
+        ("Timings", cost),
+        ("Versions", [(k, _word(v)) for k, v in (m.get("versions") or {}).items()]),
+    ]
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def _word(value: Any) -> str:
+    if value is None or value == "":
+        return text.NONE
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _hash(value: Any) -> str:
+    """The first digits of a hash; manifest.json has the whole."""
+    word = _word(value)
+    return f"{word[:16]}…" if len(word) > 20 else word

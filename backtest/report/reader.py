@@ -1,0 +1,272 @@
+"""Reads a results folder: lazily, one parameter set at a time, large tables as a stream.
+
+Knows files and columns of saved results only; nothing here needs the engine that wrote them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from backtest.errors import ConfigError, DataError
+
+from . import frames
+
+
+CHARGES = tuple(f"mr{k}" for k in range(1, 10))
+STATUSES = ("ok", "warning", "liquidation", "bankrupt", "no_requirement", "ineligible")
+EVENTS = ("warning", "liquidation", "recovered", "bankrupt")
+SUMMARY_COUNTS = ("accounts", "scored", "unpriced", "quarantined", *STATUSES, "episodes_started")
+SUMMARY_SUMS = (
+    "equity_usd",
+    "adjusted_equity",
+    "gross_notional_usd",
+    "liquidated_notional_usd",
+    *CHARGES,
+    "derivatives_mmr",
+    "total_mmr",
+    "total_imr",
+)
+_KEY = ["parameter_set", "segment", "time"]
+_MERGE_ROWS = 1_000_000
+
+
+class Results:
+    """Saved results of one run, read on demand.
+
+    Example:
+        >>> results = Results("runs/crash")              # doctest: +SKIP
+        >>> results.set_names                            # doctest: +SKIP
+        ['today', 'proposal']
+        >>> results.accounts(["episodes"], "today")      # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.memo: dict[tuple[object, ...], Any] = {}
+        """Derived tables that several parts of a report share."""
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: no such results folder")
+        if not (self.path / "manifest.json").is_file():
+            raise DataError(f"{self.path}: manifest.json is missing, so this is no results folder")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What was run, on which data, with which versions."""
+        file = self.path / "manifest.json"
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise DataError(f"{file}: not valid JSON: {e}") from e
+        if not isinstance(manifest, dict) or not manifest.get("parameter_sets"):
+            raise DataError(f"{file}: key 'parameter_sets' is missing or empty")
+        return manifest
+
+    @cached_property
+    def set_names(self) -> list[str]:
+        """Names of the parameter sets in the order of the configuration."""
+        try:
+            return [str(s["name"]) for s in self.manifest["parameter_sets"]]
+        except (TypeError, KeyError) as e:
+            raise DataError(f"{self.path / 'manifest.json'}: a parameter set has no 'name'") from e
+
+    @property
+    def champion(self) -> str:
+        """The set that others are compared with: named in the configuration, else the first."""
+        config = self.manifest.get("config") or {}
+        section = config.get("report") or {}
+        named = section.get("champion") or config.get("champion")
+        return self.check_set(str(named)) if named else self.set_names[0]
+
+    @property
+    def challengers(self) -> list[str]:
+        """All sets but the champion, in order."""
+        return [name for name in self.set_names if name != self.champion]
+
+    @property
+    def interval_seconds(self) -> float:
+        """Seconds between two times of the replay."""
+        replay = self.manifest.get("replay") or {}
+        seconds = replay.get("interval_seconds")
+        if not seconds:
+            seconds = (self.manifest.get("dataset") or {}).get("interval_seconds")
+        if not seconds:
+            raise DataError(
+                f"{self.path / 'manifest.json'}: key 'replay.interval_seconds' is missing"
+            )
+        return float(seconds)
+
+    def check_set(self, name: str) -> str:
+        """The name, if the run has such a parameter set."""
+        if name not in self.set_names:
+            known = ", ".join(repr(n) for n in self.set_names)
+            raise ConfigError(f"{self.path}: no parameter set {name!r}; this run has {known}")
+        return name
+
+    def has(self, table: str) -> bool:
+        """Whether the folder has files of a table: accounts, events, summary, traces, index."""
+        return bool(self._files(table))
+
+    def summary(self, parameter_set: str | None = None) -> pd.DataFrame:
+        """Counts and USD sums for each parameter set, segment and time, over all cells."""
+        key = ("summary",)
+        if key not in self.memo:
+            self.memo[key] = self._read_summary()
+        frame: pd.DataFrame = self.memo[key]
+        if parameter_set is None:
+            return frame
+        return frames.rows(frame, frame["parameter_set"] == self.check_set(parameter_set))
+
+    def accounts(
+        self, columns: Sequence[str] | None = None, parameter_set: str | None = None
+    ) -> pd.DataFrame:
+        """One row for each parameter set and account; read only what is needed of a large run."""
+        return self._frame("accounts", columns, parameter_set)
+
+    def account_batches(
+        self, columns: Sequence[str], parameter_set: str
+    ) -> Iterator[pa.RecordBatch]:
+        """The accounts of one set as a stream of record batches, names as plain strings."""
+        yield from self._batches("accounts", columns, self.check_set(parameter_set))
+
+    def events(
+        self,
+        columns: Sequence[str] | None = None,
+        parameter_set: str | None = None,
+        event: str | None = None,
+    ) -> pd.DataFrame:
+        """One row for each event, optionally of one set and one kind."""
+        return self._frame("events", columns, parameter_set, event)
+
+    def traces(
+        self, account_id: str | None = None, parameter_set: str | None = None
+    ) -> pd.DataFrame:
+        """Full paths of the accounts that the run was told to trace."""
+        frame = self._frame("traces", None, parameter_set)
+        if account_id is not None:
+            frame = frames.rows(frame, frame["account_id"] == account_id)
+        return frames.ordered(frame, ["parameter_set", "account_id", "time"])
+
+    def index(self) -> pd.DataFrame:
+        """Index prices of the replay: time, currency, usd (USD per unit)."""
+        return self._frame("index", ["time", "currency", "usd"], None)
+
+    def _files(self, table: str) -> list[Path]:
+        if table == "index":
+            file = self.path / "report_data" / "index.parquet"
+            return [file] if file.is_file() else []
+        return sorted((self.path / table).rglob("*.parquet"))
+
+    def _read_summary(self) -> pd.DataFrame:
+        sums = [*SUMMARY_COUNTS, *SUMMARY_SUMS]
+        parts: list[pa.Table] = []
+        rows = 0
+        for batch in self._batches("summary", [*_KEY, *sums], None):
+            parts.append(pa.Table.from_batches([batch]))
+            rows += batch.num_rows
+            if rows > _MERGE_ROWS:
+                parts = [_merge(parts, sums)]
+                rows = parts[0].num_rows
+        frame = _merge(parts, sums).to_pandas() if parts else pd.DataFrame(columns=[*_KEY, *sums])
+        return frames.ordered(frame, _KEY)
+
+    def _frame(
+        self,
+        table: str,
+        columns: Sequence[str] | None,
+        parameter_set: str | None,
+        event: str | None = None,
+    ) -> pd.DataFrame:
+        if parameter_set is not None:
+            self.check_set(parameter_set)
+        batches = list(self._batches(table, columns, parameter_set, event))
+        if not batches:
+            return self._empty(table, columns)
+        tables = [pa.Table.from_batches([b]) for b in batches]
+        return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+
+    def _empty(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
+        """No rows, but columns of the right types."""
+        schema = pq.read_schema(self._need(table)[0])
+        wanted = pa.schema([schema.field(name) for name in (columns or schema.names)])
+        batch = pa.RecordBatch.from_pylist([], schema=wanted)
+        return pa.Table.from_batches([_plain(batch)]).to_pandas()
+
+    def _need(self, table: str) -> list[Path]:
+        files = self._files(table)
+        if not files:
+            where = "report_data/index.parquet" if table == "index" else f"{table}/*.parquet"
+            raise DataError(f"{self.path}: {where} is missing; run again to write it")
+        return files
+
+    def _batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None,
+        parameter_set: str | None,
+        event: str | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        filters = {"parameter_set": parameter_set, "event": event}
+        wanted = {k: v for k, v in filters.items() if v is not None}
+        for file in self._need(table):
+            yield from _file_batches(file, columns, wanted)
+
+
+def _file_batches(
+    file: Path, columns: Sequence[str] | None, wanted: dict[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """Batches of one file with the rows where every wanted column has its value."""
+    try:
+        parquet = pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise DataError(f"{file}: not a readable Parquet file: {e}") from e
+    with parquet:
+        names = list(columns) if columns is not None else parquet.schema_arrow.names
+        absent = {*names, *wanted} - set(parquet.schema_arrow.names)
+        if absent:
+            raise DataError(f"{file}: missing column {', '.join(sorted(absent))}")
+        groups = [g for g in range(parquet.num_row_groups) if _may_hold(parquet, g, wanted)]
+        for batch in parquet.iter_batches(
+            batch_size=262_144, row_groups=groups, columns=[*names, *(set(wanted) - set(names))]
+        ):
+            plain = _plain(batch)
+            for column, value in wanted.items():
+                plain = plain.filter(pc.field(column) == value)
+            if plain.num_rows:
+                yield plain.select(names)
+
+
+def _may_hold(parquet: pq.ParquetFile, group: int, wanted: dict[str, str]) -> bool:
+    """False where the row group's statistics show that no row has the wanted value."""
+    metadata = parquet.metadata.row_group(group)
+    for i in range(metadata.num_columns):
+        column = metadata.column(i)
+        value = wanted.get(column.path_in_schema)
+        stats = column.statistics
+        if value is None or stats is None or not stats.has_min_max:
+            continue
+        low, high = (v.decode() if isinstance(v, bytes) else str(v) for v in (stats.min, stats.max))
+        if not low <= value <= high:
+            return False
+    return True
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with names as strings, so that files join whatever their dictionaries."""
+    columns = [
+        c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _merge(parts: Iterable[pa.Table], sums: list[str]) -> pa.Table:
+    """Adds up rows of the same set, segment and time."""
+    table = pa.concat_tables(parts, promote_options="permissive")
+    merged = table.group_by(_KEY, use_threads=False).aggregate([(s, "sum") for s in sums])
+    return merged.select([*_KEY, *(f"{s}_sum" for s in sums)]).rename_columns([*_KEY, *sums])

@@ -1,0 +1,337 @@
+"""Tables of the report as plain data frames: raw numbers, units in the column names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from . import frames
+from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
+from .bootstrap import Estimate
+from .compare import Pairing, flip_table, flipped_accounts, pairing
+from .frequency import (
+    average_margin,
+    by_time,
+    effective_accounts,
+    peak_to_trough,
+    rate_differences,
+    rates,
+)
+from .quality import checks_table, quarantine_table, unpriced_table
+from .reader import CHARGES, Results
+from .triggers import trigger_stats
+
+
+_PAIRED_COUNTS = ("newly_liquidated", "newly_saved", "both", "neither")
+
+
+def summary_table(
+    results: Results, champion: str | None = None, challengers: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The comparison of all sets (or of the sets named), one row each, the champion first.
+
+    Fractions end in ``_frac``, amounts in ``_usd``; ``_low`` and ``_high`` bound the 95 % interval;
+    ``difference_`` columns are challenger less champion. NaN (null in counts) where there is no
+    such number.
+    """
+    first = results.champion if champion is None else results.check_set(champion)
+    others = [n for n in results.set_names if n != first] if challengers is None else challengers
+    names = [first, *(results.check_set(n) for n in others)]
+    frame = pd.DataFrame([_summary_row(results, name, first) for name in names])
+    return frame.astype(dict.fromkeys(_PAIRED_COUNTS, "Int64"))
+
+
+def _summary_row(results: Results, name: str, champion: str) -> dict[str, object]:
+    stats, trigger, rate = (
+        account_stats(results, name),
+        trigger_stats(results, name),
+        rates(results, name),
+    )
+    row: dict[str, object] = {
+        "parameter_set": name,
+        "role": "champion" if name == champion else "challenger",
+        "accounts_scored": stats.scored,
+        "accounts_liquidated": stats.liquidated,
+        **_estimate("per_account_frac", rate.per_account),
+        "effective_accounts": effective_accounts(results, name) or np.nan,
+        "episodes": stats.episodes,
+        **_estimate("per_account_day", rate.per_account_day),
+        "liquidated_notional_usd": frames.total(by_time(results, name), "liquidated_notional_usd"),
+        **_estimate("per_notional_frac", rate.per_notional),
+        "liquidated_never_below_zero": stats.liquidated_solvent,
+        "bad_debt_usd": stats.bad_debt_usd,
+        "bad_debt_accounts": stats.bad_debt_accounts,
+        "bad_debt_largest_usd": stats.bad_debt_largest_usd,
+        "shortfall_at_trigger_usd": trigger.shortfall_usd,
+        "shortfall_at_trigger_accounts": trigger.shortfall_accounts,
+        "equity_at_trigger_frac": trigger.cushion_median,
+        "lead_to_zero_seconds": trigger.lead_median_seconds,
+        "average_mmr_frac": average_margin(results, name),
+        "average_imr_frac": average_margin(results, name, "total_imr"),
+        "peak_to_trough": peak_to_trough(results, name),
+    }
+    return row | _paired_columns(results, champion, name)
+
+
+def _paired_columns(results: Results, champion: str, name: str) -> dict[str, object]:
+    if name == champion:
+        columns = (*_PAIRED_COUNTS, "mcnemar_statistic", "mcnemar_p")
+        return dict.fromkeys(columns, np.nan) | _estimate("difference_frac", Estimate(np.nan))
+    pair = pairing(results, champion, name)
+    difference = rate_differences(results, champion, name)
+    return {
+        "newly_liquidated": pair.only_challenger,
+        "newly_saved": pair.only_champion,
+        "both": pair.both,
+        "neither": pair.neither,
+        "mcnemar_statistic": _or_nan(pair.test.statistic),
+        "mcnemar_p": _or_nan(pair.test.p_value),
+        **_estimate("difference_frac", difference.per_account),
+    }
+
+
+def _estimate(name: str, value: Estimate) -> dict[str, object]:
+    return {
+        name: value.value,
+        f"{name}_low": _or_nan(value.low),
+        f"{name}_high": _or_nan(value.high),
+    }
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def pairing_table(results: Results) -> pd.DataFrame:
+    """The flip table of all accounts, one row a challenger."""
+    rows = [_pairing_row(pairing(results, results.champion, c)) for c in results.challengers]
+    columns = ["champion", "challenger", "accounts", "both", "newly_saved", "newly_liquidated"]
+    columns += ["neither", "not_paired", "mcnemar_statistic", "mcnemar_p", "exact_p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _pairing_row(pair: Pairing) -> dict[str, object]:
+    return {
+        "champion": pair.champion,
+        "challenger": pair.challenger,
+        "accounts": pair.pairs,
+        "both": pair.both,
+        "newly_saved": pair.only_champion,
+        "newly_liquidated": pair.only_challenger,
+        "neither": pair.neither,
+        "not_paired": pair.not_paired,
+        "mcnemar_statistic": _or_nan(pair.test.statistic),
+        "mcnemar_p": _or_nan(pair.test.p_value),
+        "exact_p": _or_nan(pair.test.exact_p_value),
+    }
+
+
+def segment_table(results: Results) -> pd.DataFrame:
+    """Liquidations by segment and set; fractions of the accounts and of the notional scored."""
+    parts = []
+    for name in results.set_names:
+        frame = account_stats(results, name).segments.rename_axis("segment").reset_index()
+        frame.insert(0, "parameter_set", name)
+        parts.append(frame)
+    table = pd.concat(parts, ignore_index=True)
+    counts = ["scored", "liquidated", "episodes"]
+    table[counts] = table[counts].astype(np.int64)
+    table["per_account_frac"] = table["liquidated"] / table["scored"]
+    gross = table["start_gross_usd"].astype(float)
+    table["notional_frac"] = table["liquidated_gross_usd"].astype(float) / gross.where(gross > 0)
+    return table
+
+
+def episode_table(results: Results) -> pd.DataFrame:
+    """Episodes started, their running total, accounts at or below 100 % at each time, per set."""
+    parts = []
+    for name in results.set_names:
+        frame = by_time(results, name)
+        kept = ["scored", "episodes_started", "first_liquidations", "at_or_below_100"]
+        kept += ["gross_notional_usd", "liquidated_notional_usd"]
+        frame = frame[kept].rename_axis("time").reset_index()
+        frame.insert(0, "parameter_set", name)
+        frame["episodes_cumulative"] = frame["episodes_started"].cumsum()
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def charge_table(results: Results) -> pd.DataFrame:
+    """Charges at the worst time of each liquidated account, summed, USD, per set."""
+    rows = []
+    for name in results.set_names:
+        stats = account_stats(results, name)
+        total = stats.charges["worst_total_mmr"]
+        added = sum(stats.charges[f"worst_{c}"] for c in CHARGES)
+        for charge in CHARGES:
+            amount = stats.charges[f"worst_{charge}"]
+            rows.append(
+                {
+                    "parameter_set": name,
+                    "charge": charge,
+                    "usd": amount,
+                    "of_total_mmr_frac": amount / total if total else np.nan,
+                    "of_all_charges_frac": amount / added if added else np.nan,
+                    "liquidated_accounts": stats.liquidated,
+                    "total_mmr_usd": total,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def charge_path_table(results: Results) -> pd.DataFrame:
+    """Charges and margin of all scored accounts at each time, USD sums, per set."""
+    columns = [
+        *CHARGES,
+        "derivatives_mmr",
+        "total_mmr",
+        "total_imr",
+        "equity_usd",
+        "adjusted_equity",
+    ]
+    columns += ["gross_notional_usd"]
+    parts = []
+    for name in results.set_names:
+        frame = by_time(results, name)[columns].rename_axis("time").reset_index()
+        frame.insert(0, "parameter_set", name)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def level_table(results: Results) -> pd.DataFrame:
+    """Distribution of the worst margin level of each scored account, per set."""
+    parts = []
+    for name in results.set_names:
+        stats = account_stats(results, name)
+        frame = pd.DataFrame(
+            {"margin_level": LEVEL_GRID, "accounts_at_or_below": stats.level_counts}
+        )
+        frame.insert(0, "parameter_set", name)
+        frame["at_or_below_frac"] = frame["accounts_at_or_below"] / (stats.scored or np.nan)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def break_even_curves(results: Results) -> pd.DataFrame:
+    """F(theta) of each charge: share of accounts liquidated if that charge were scaled by theta."""
+    parts = []
+    for name in results.set_names:
+        stats = account_stats(results, name)
+        for charge in CHARGES:
+            counts = stats.theta_counts[charge]
+            frame = pd.DataFrame({"multiplier": THETA_GRID, "accounts_liquidated": counts})
+            frame.insert(0, "charge", charge)
+            frame.insert(0, "parameter_set", name)
+            frame["liquidated_frac"] = counts / (stats.scored or np.nan)
+            parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def break_even_points(results: Results) -> pd.DataFrame:
+    """F(theta) of each charge at a few multipliers, with the elasticity at 1.
+
+    ``elasticity`` is ``d ln F / d ln theta``, by central difference between 0.9 and 1.1.
+    """
+    rows = []
+    for name in results.set_names:
+        stats = account_stats(results, name)
+        for charge in CHARGES:
+            share = {
+                m: _share(stats.liquidated_at(charge, m), stats.scored) for m in BREAK_EVEN_POINTS
+            }
+            row = {"parameter_set": name, "charge": charge}
+            row |= {f"at_{m:g}": s for m, s in share.items()}
+            slope = (share[1.1] - share[0.9]) / (np.log(1.1) - np.log(0.9))
+            row["elasticity"] = slope / share[1.0] if share[1.0] else np.nan
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else np.nan
+
+
+def trigger_table(results: Results) -> pd.DataFrame:
+    """Liquidation events by the charge, coin and scenario that bound at the trigger, per set."""
+    parts = []
+    for name in results.set_names:
+        frame = trigger_stats(results, name).binding.copy()
+        frame.insert(0, "parameter_set", name)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def loss_table(results: Results) -> pd.DataFrame:
+    """The accounts with the largest bad debt (equity below zero if nothing is closed), per set."""
+    parts = []
+    for name in results.set_names:
+        frame = account_stats(results, name).losses
+        if len(frame):
+            kept = [
+                "account_id",
+                "segment",
+                "bad_debt_usd",
+                "start_gross_notional_usd",
+                "worst_time",
+            ]
+            kept += ["first_liquidation_time", "worst_margin_level", "worst_equity_usd"]
+            kept += ["worst_total_mmr", *(f"worst_{c}" for c in CHARGES)]
+            frame = frame[kept].copy()
+            frame.insert(0, "parameter_set", name)
+            parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def parameter_set_table(results: Results) -> pd.DataFrame:
+    """Parameter sets of the run with hash and the number of values by provenance label."""
+    rows = []
+    for entry in results.manifest["parameter_sets"]:
+        counts = entry.get("label_counts") or {}
+        labels = {name: int(counts.get(key, 0)) for key, name in LABELS.items()}
+        total = sum(int(v) for v in counts.values())
+        known = {k: entry.get(k) for k in ("name", "file", "hash", "model", "era", "effective")}
+        rows.append({**known, **labels, "numbers": total})
+    return pd.DataFrame(rows)
+
+
+LABELS = {"S": "stated", "P": "published", "D": "derived", "A": "assumed"}
+"""Provenance labels of parameter values by their letter."""
+
+
+def all_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """Every table of the report by file name."""
+    tables = {
+        "decision": summary_table(results),
+        "paired": pairing_table(results),
+        "segments": segment_table(results),
+        "episodes_by_time": episode_table(results),
+        "charges_of_liquidated": charge_table(results),
+        "charges_by_time": charge_path_table(results),
+        "worst_margin_levels": level_table(results),
+        "break_even_curves": break_even_curves(results),
+        "break_even_points": break_even_points(results),
+        "triggers": trigger_table(results),
+        "largest_losses": loss_table(results),
+        "quarantine": quarantine_table(results),
+        "unpriced_instruments": unpriced_table(results),
+        "parameter_sets": parameter_set_table(results),
+        "checks": checks_table(results),
+    }
+    flips, accounts = [], []
+    for challenger in results.challengers:
+        flips.append(
+            _with_sets(flip_table(results, results.champion, challenger), results, challenger)
+        )
+        flipped = flipped_accounts(results, results.champion, challenger)
+        accounts.append(_with_sets(flipped, results, challenger))
+    if flips:
+        tables["flips"] = pd.concat(flips, ignore_index=True)
+        tables["flipped_accounts"] = pd.concat(accounts, ignore_index=True)
+    return tables
+
+
+def _with_sets(frame: pd.DataFrame, results: Results, challenger: str) -> pd.DataFrame:
+    frame = frame.copy()
+    frame.insert(0, "challenger", challenger)
+    frame.insert(0, "champion", results.champion)
+    return frame

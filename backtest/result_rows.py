@@ -1,0 +1,282 @@
+"""Rows of the result tables, from what the engine gives back; columns as documented in the README.
+
+``summary``, ``accounts``, ``events`` and ``traces`` have their Arrow schemas here, once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from backtest.batching import Batch
+from backtest.cells import Cell
+from backtest.engine import CHARGES, TileResult, WindowTables, binding
+from backtest.market_window import stamp
+from backtest.plan import Plan, Window
+from backtest.schema import NAME, NUMBER, TIME
+from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
+from kernels.models.okx import VOL_STATES
+from kernels.records import NUM_CHARGES
+from kernels.status import QUARANTINED, STATUS_NAMES
+
+
+if TYPE_CHECKING:
+    from backtest.replay import BucketReplay
+
+LEVEL_COLUMNS = (*CHARGES, "derivatives_mmr", "total_mmr", "total_imr", "adjusted_equity")
+TRACE_SCHEMA = pa.schema(
+    [
+        ("parameter_set", NAME),
+        ("account_id", NAME),
+        ("time", TIME),
+        *((c, NUMBER) for c in LEVEL_COLUMNS),
+        ("margin_level", NUMBER),
+        ("status", NAME),
+    ]
+)
+EVENT_SCHEMA = pa.schema(
+    [
+        ("parameter_set", NAME),
+        ("account_id", NAME),
+        ("segment", NAME),
+        ("time", TIME),
+        ("event", NAME),
+        ("episode", pa.int32()),
+        ("margin_level", NUMBER),
+        ("equity_usd", NUMBER),
+        ("gross_notional_usd", NUMBER),
+        *((c, NUMBER) for c in LEVEL_COLUMNS),
+        ("binding_unit", NAME),
+        ("binding_charge", NAME),
+        ("binding_price_move", NUMBER),
+        ("binding_vol", NAME),
+        ("stage", NAME),
+    ]
+)
+ACCOUNT_SCHEMA = pa.schema(
+    [
+        ("parameter_set", NAME),
+        ("account_id", NAME),
+        ("segment", NAME),
+        ("scored", pa.int32()),
+        ("unpriced", pa.int32()),
+        ("quarantined", pa.int32()),
+        ("episodes", pa.int32()),
+        ("first_liquidation_time", TIME),
+        ("liquidation_times", pa.int32()),
+        ("worst_time", TIME),
+        ("worst_margin_level", NUMBER),
+        ("worst_adjusted_equity", NUMBER),
+        ("worst_equity_usd", NUMBER),
+        ("worst_total_mmr", NUMBER),
+        *((f"worst_{c}", NUMBER) for c in CHARGES),
+        *((f"theta_{c}", NUMBER) for c in CHARGES),
+        ("bad_debt_usd", NUMBER),
+        ("start_equity_usd", NUMBER),
+        ("start_gross_notional_usd", NUMBER),
+        ("start_option_notional_usd", NUMBER),
+        ("start_net_delta_usd", NUMBER),
+    ]
+)
+BINDING_PAD = 64
+
+
+def sorted_rows(tables: list[pa.Table]) -> pa.Table:
+    """Rows of all tables by account and time, so that their order never depends on batches."""
+    table = pa.concat_tables(tables).unify_dictionaries()
+    account = np.asarray(table["account_id"].cast(pa.string()).to_pylist())
+    when = table["time"].cast(pa.int64()).to_numpy()
+    return table.take(np.lexsort((when, account)))
+
+
+def _times(values_us: np.ndarray) -> pa.Array:
+    return pa.array(values_us.astype("int64"), pa.int64()).cast(TIME)
+
+
+def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    arrays = [
+        pa.array(columns[f.name], from_pandas=True).cast(f.type)
+        if not isinstance(columns[f.name], pa.Array)
+        else columns[f.name].cast(f.type)
+        for f in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def _levels(margin: Any, at: Any) -> dict[str, np.ndarray]:
+    columns = {c: np.asarray(getattr(margin.charges, c))[at] for c in CHARGES}
+    for name in LEVEL_COLUMNS[NUM_CHARGES:]:
+        columns[name] = np.asarray(getattr(margin, name))[at]
+    level = np.asarray(margin.margin_level)[at]
+    return columns | {"margin_level": np.where(np.isfinite(level), level, np.nan)}
+
+
+def trace_table(
+    replay: "BucketReplay", s: int, names: np.ndarray, result: TileResult | None, window: Window
+) -> pa.Table | None:
+    """Full path of the chosen accounts over a window; ``result`` None = quarantined accounts."""
+    wanted = replay.config.traces.accounts
+    chosen = np.arange(len(names)) if wanted == "all" else np.flatnonzero(np.isin(names, wanted))
+    if not len(chosen):
+        return None
+    grid = replay.plan.times_us[window.first : window.stop]
+    count = len(grid) * len(chosen)
+    columns: dict[str, Any]
+    if result is None:
+        columns = {c: np.full(count, np.nan) for c in (*LEVEL_COLUMNS, "margin_level")}
+        status = np.full(count, QUARANTINED)
+    else:
+        at = np.ix_(np.arange(len(grid)), chosen)
+        columns = {k: v.reshape(-1) for k, v in _levels(result.margin, at).items()}
+        status = (result.codes[at] & STATUS_MASK).reshape(-1)
+        unpriced = STATUS_NAMES.index("unpriced")
+        for name in columns:
+            columns[name] = np.where(status == unpriced, np.nan, columns[name])
+    columns["parameter_set"] = pa.array([replay.context.set_names[s]] * count)
+    columns["account_id"] = pa.array(np.tile(names[chosen], len(grid)).tolist())
+    columns["time"] = _times(np.repeat(grid, len(chosen)))
+    columns["status"] = pa.array(np.asarray(STATUS_NAMES)[status].tolist())
+    return _table(columns, TRACE_SCHEMA)
+
+
+def event_table(
+    replay: "BucketReplay",
+    s: int,
+    batch: Batch,
+    names: np.ndarray,
+    state: Any,
+    at: np.ndarray,
+    result: TileResult,
+    window: Window,
+    priced: WindowTables,
+) -> pa.Table | None:
+    """One row for each event of a batch in a window, with what was binding."""
+    parts = []
+    started = (result.codes & STARTED) > 0
+    episode = state.episodes[at] + np.cumsum(started, axis=0)
+    for event, bit in EVENT_BITS.items():
+        when, who = np.nonzero(result.codes & bit)
+        if not len(when):
+            continue
+        columns: dict[str, Any] = _levels(result.margin, (when, who))
+        columns["equity_usd"] = np.asarray(result.margin.equity_usd)[when, who]
+        columns["gross_notional_usd"] = np.asarray(result.margin.gross_notional_usd)[when, who]
+        columns["episode"] = episode[when, who]
+        columns["parameter_set"] = pa.array([replay.context.set_names[s]] * len(when))
+        columns["account_id"] = pa.array(names[who].tolist())
+        codes = replay.segment_codes(batch.accounts[who])
+        columns["segment"] = pa.array([replay.plan.segments[k] for k in codes])
+        columns["time"] = _times(replay.plan.times_us[window.first + when])
+        columns["event"] = pa.array([event] * len(when))
+        columns["stage"] = pa.nulls(len(when), pa.string())
+        columns |= _binding(replay, batch, when, who, priced)
+        parts.append(_table(columns, EVENT_SCHEMA))
+    return pa.concat_tables(parts) if parts else None
+
+
+def _binding(
+    replay: "BucketReplay", batch: Batch, when: np.ndarray, who: np.ndarray, priced: WindowTables
+) -> dict[str, Any]:
+    """Unit of the largest MMR, its largest charge, and the MR1 scenario that binds it."""
+    coin = np.empty(len(when), int)
+    charge, cell = np.empty(len(when), int), np.empty(len(when), int)
+    for time in np.unique(when):
+        rows = np.flatnonzero(when == time)
+        for start in range(0, len(rows), BINDING_PAD):
+            some = rows[start : start + BINDING_PAD]
+            accounts = np.resize(who[some], BINDING_PAD)
+            book = type(batch.book)(
+                **{k: v[..., accounts] for k, v in batch.book.__dict__.items()}
+            )
+            out = binding(book, priced.tables, priced.params, np.asarray(time))
+            unit, mr1_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
+            coin[some] = book.unit_coin[unit, np.arange(len(some))]
+            cell[some] = mr1_cell
+            charge[some] = np.argmax(charges, axis=0)
+    moves = np.asarray(priced.params.price_moves)
+    names = replay.context.currencies.names
+    return {
+        "binding_unit": pa.array([names[c] for c in coin]),
+        "binding_charge": pa.array([CHARGES[k] for k in charge]),
+        "binding_price_move": moves[coin, cell // 3],
+        "binding_vol": pa.array([VOL_STATES[k % 3] for k in cell]),
+    }
+
+
+def account_table(name: str, plan: Plan, cell: Cell) -> pa.Table:
+    """One row for each account of a bucket, from the last cell of a set."""
+    state, extra = cell.state, cell.extra
+    ids = np.concatenate([cell.accounts, extra["quarantined_ids"]])
+    ids, first = np.unique(ids, return_index=True)
+    scored_row = np.where(first < len(cell.accounts), first, -1)
+    has = scored_row >= 0
+    quarantined = dict(
+        zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True)
+    )
+
+    def take(values: np.ndarray, empty: Any) -> np.ndarray:
+        out = np.full(len(ids), empty, np.result_type(values.dtype, type(empty)))
+        out[has] = values[scored_row[has]]
+        return out
+
+    def moments(index: np.ndarray) -> pa.Array:
+        position = take(index, -1)
+        at = plan.times_us[np.maximum(position, 0)]
+        return pa.array(at, pa.int64(), mask=position < 0).cast(TIME)
+
+    segment = take(extra["segment"], -1)
+    level = take(state["worst_level"], np.inf)
+    columns: dict[str, Any] = {
+        "parameter_set": pa.array([name] * len(ids)),
+        "account_id": pa.array(ids.tolist()),
+        "segment": pa.array([plan.segments[k] for k in segment]),
+        "quarantined": np.asarray([quarantined.get(k, 0) for k in ids.tolist()], np.int32),
+        "first_liquidation_time": moments(state["first_time"]),
+        "worst_time": moments(state["worst_time"]),
+        "worst_margin_level": np.where(np.isfinite(level), level, np.nan),
+        "bad_debt_usd": np.maximum(0.0, -take(state["lowest_equity_usd"], 0.0)),
+    }
+    for column in ("scored", "unpriced", "episodes", "liquidation_times"):
+        columns[column] = take(state[column], 0)
+    for column in ("worst_adjusted_equity", "worst_equity_usd", "worst_total_mmr"):
+        columns[column] = take(state[column], np.nan)
+    for charge in CHARGES:
+        columns[f"worst_{charge}"] = take(state[f"worst_charges_{charge}"], np.nan)
+        columns[f"theta_{charge}"] = take(state[f"theta_{charge}"], np.nan)
+    for column in ACCOUNT_SCHEMA.names[-4:]:
+        columns[column] = take(extra[column], np.nan)
+    return _table(columns, ACCOUNT_SCHEMA)
+
+
+def summary_table(
+    name: str, plan: Plan, sums: np.ndarray, quarantined: np.ndarray, column_names: tuple[str, ...]
+) -> pa.Table:
+    """Counts and USD sums per segment and time.
+
+    Args:
+        sums: [time, segment, column] integers, money in ten-thousandths of a USD.
+        quarantined: [time, segment] accounts.
+        column_names: names of the columns of ``sums``.
+    """
+    from backtest.engine import COUNT_COLUMNS, SUM_UNIT_USD
+
+    num_times, num_segments = quarantined.shape
+    counts = {c: sums[:, :, k].reshape(-1) for k, c in enumerate(column_names)}
+    frame: dict[str, Any] = {}
+    for column, values in counts.items():
+        frame[column] = values if column in COUNT_COLUMNS else values * SUM_UNIT_USD
+    frame["quarantined"] = quarantined.reshape(-1)
+    priced = [c for c in STATUS_NAMES[:QUARANTINED] if c != "unpriced"]
+    frame["scored"] = np.sum([frame[c] for c in priced], axis=0)
+    frame["accounts"] = frame["scored"] + frame["unpriced"] + frame["quarantined"]
+    frame["parameter_set"] = name
+    frame["segment"] = np.tile(np.asarray(plan.segments), num_times)
+    frame["time"] = np.repeat([stamp(t) for t in plan.times_us], num_segments)
+    held = pd.DataFrame(frame)
+    held = held[held.groupby("segment")["accounts"].transform("sum") > 0]
+    order = ["parameter_set", "segment", "time", "accounts", "scored", "unpriced", "quarantined"]
+    rest = [c for c in held.columns if c not in order]
+    held = held[[*order, *rest]].sort_values(["segment", "time"], ignore_index=True)
+    table = pa.Table.from_pandas(held, preserve_index=False)
+    return table.set_column(2, "time", table["time"].cast(TIME))

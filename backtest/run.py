@@ -1,0 +1,279 @@
+"""The main job: replay every parameter set over a dataset and save a results folder."""
+
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import backtest
+from backtest import cluster
+from backtest.cells import CellStore, safe_name, write_atomically, write_table
+from backtest.config import RunConfig
+from backtest.dataset import Dataset
+from backtest.engine import SUM_COLUMNS, use_compilation_cache
+from backtest.errors import ConfigError, DataError
+from backtest.market.build import build_market
+from backtest.market_window import stamp
+from backtest.params import load_parameter_set
+from backtest.plan import Plan, make_plan
+from backtest.population.build import build_population
+from backtest.result_rows import summary_table
+
+
+MAX_INDEX_ROWS = 200_000
+Progress = Callable[[str], None]
+
+
+def ensure_dataset(config: RunConfig, say: Progress) -> Dataset:
+    """The run's dataset; built first where it is absent and the configuration says how."""
+    root = config.dataset.path
+    if not (root / "dataset.json").is_file():
+        if config.market is None:
+            raise DataError(
+                f"{root}: no dataset there, and the configuration has no [market] section to build it"
+            )
+        say(f"building the market of '{config.name}' in {root}")
+        partial = root.with_name(f".{root.name}.building")
+        shutil.rmtree(partial, ignore_errors=True)
+        build_market(config.market, partial)
+        partial.rename(root)
+    dataset = Dataset.open(root)
+    if not dataset.has("balances"):
+        if config.population is None:
+            raise DataError(
+                f"{root}: the dataset has no accounts, and the configuration has no [population]"
+            )
+        say(f"drawing {config.population.accounts:,} accounts")
+        build_population(root, config.population)
+        dataset = Dataset.open(root)
+    return dataset
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    fresh: bool = False,
+    say: Progress = lambda text: None,
+    on_cell: Callable[[int, int], None] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> dict[str, Any]:
+    """Replay and save; finished cells of an interrupted run of the same manifest are reused.
+
+    Args:
+        config: what to run.
+        out: results folder.
+        workers: buckets at once; default from the configuration.
+        scheduler: address of an existing Dask scheduler, None = threads of this process.
+        fresh: remove an existing results folder of whatever run first.
+        say: receives a line at each stage.
+        on_cell, on_plan: progress callbacks (cells done and account-times; the plan).
+
+    Returns:
+        The manifest, also saved as ``manifest.json``.
+
+    Raises:
+        ConfigError: ``out`` holds another run. DataError: the data cannot be replayed.
+        RunError: some cells failed; the finished ones stay.
+    """
+    clock = _Clock()
+    use_compilation_cache()
+    dataset = ensure_dataset(config, say)
+    clock.lap("dataset")
+    identity = _identity(config, dataset)
+    _claim(out, identity, fresh)
+    plan = make_plan(config, dataset)
+    clock.lap("plan")
+    if on_plan is not None:
+        on_plan(plan)
+    say(
+        f"replaying {plan.num_accounts:,} accounts x {len(plan.times_us):,} times x "
+        f"{len(config.parameter_sets)} parameter sets"
+    )
+    reports = cluster.replay_buckets(
+        config, plan, out, workers=workers or config.engine.workers, scheduler=scheduler,
+        on_cell=on_cell,
+    )
+    clock.lap("replay")
+    _write_summary(config, plan, out)
+    _write_index(dataset, plan, out)
+    clock.lap("summary")
+    manifest = _manifest(config, plan, dataset, identity, reports, clock)
+    _write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def source_hash() -> str:
+    """SHA-256 of the program text of both packages."""
+    digest = hashlib.sha256()
+    root = Path(backtest.__file__).parent
+    for package in (root, root.parent / "kernels"):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(path.relative_to(root.parent).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    sets = [load_parameter_set(s.file) for s in config.parameter_sets]
+    content = {
+        "config": config.hash(),
+        "parameter_sets": [s.hash for s in sets],
+        "dataset": dataset.fingerprint(),
+        "code": source_hash(),
+        "jax": jax.__version__,
+    }
+    text = json.dumps(content, sort_keys=True)
+    return content | {"run_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
+    """Make the results folder ours, or refuse the folder of another run."""
+    marker = out / "run.json"
+    if fresh and out.exists():
+        if any(out.iterdir()) and not marker.is_file():
+            raise ConfigError(f"{out}: is no results folder, so --fresh does not remove it")
+        shutil.rmtree(out)
+    if marker.is_file():
+        found = json.loads(marker.read_text())
+        if found["run_id"] != identity["run_id"]:
+            changed = [k for k in identity if k != "run_id" and found.get(k) != identity[k]]
+            raise ConfigError(
+                f"{out}: holds another run (different: {', '.join(changed)}); "
+                "choose another --out or replace it with --fresh"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: is not empty and no results folder; choose another --out")
+    _write_json(marker, identity)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, default=str)
+    write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8") and None)
+
+
+def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
+    store = CellStore(out)
+    num_times, num_segments = len(plan.times_us), len(plan.segments)
+    for s, chosen in enumerate(config.parameter_sets):
+        sums = np.zeros((num_times, num_segments, len(SUM_COLUMNS)), np.int64)
+        quarantined = np.zeros((num_times, num_segments), np.int64)
+        for bucket in plan.buckets:
+            for window in plan.windows:
+                cell = store.read(s, bucket, window.number)
+                part = slice(window.first, window.stop)
+                sums[part] += cell.sums
+                quarantined[part] += cell.extra["quarantined_by_segment"][None, :]
+        table = summary_table(chosen.name, plan, sums, quarantined, SUM_COLUMNS)
+        write_table(out / "summary" / f"{safe_name(chosen.name)}.parquet", table)
+
+
+def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
+    """Index prices for the report's pictures, thinned where the replay is long."""
+    import pyarrow as pa
+
+    rows = dataset.index(stamp(plan.times_us[0]), stamp(plan.times_us[-1]))
+    rows = rows[rows["currency"].astype(str).isin(plan.currencies_known)]
+    rows = rows.sort_values(["currency", "time"], ignore_index=True)
+    thin = int(np.ceil(len(rows) / MAX_INDEX_ROWS))
+    if thin > 1:
+        times = np.sort(rows["time"].unique())[::thin]
+        rows = rows[rows["time"].isin(times)]
+    table = pa.Table.from_pandas(rows[["time", "currency", "usd"]], preserve_index=False)
+    write_table(out / "report_data" / "index.parquet", table)
+
+
+def _manifest(
+    config: RunConfig,
+    plan: Plan,
+    dataset: Dataset,
+    identity: dict[str, Any],
+    reports: list[dict[str, Any]],
+    clock: _Clock,
+) -> dict[str, Any]:
+    names = ("in", "scored", "unpriced", "quarantined")
+    packages = ("jax", "jaxlib", "numpy", "pandas", "pyarrow", "dask", "scipy", "equinox")
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    sets = []
+    for chosen in config.parameter_sets:
+        loaded = load_parameter_set(chosen.file)
+        labels = [leaf.label for leaf in loaded.leaves()]
+        sets.append(
+            {
+                "name": chosen.name,
+                "file": chosen.file.name,
+                "set": loaded.name,
+                "hash": loaded.hash,
+                "model": loaded.model,
+                "era": loaded.era,
+                "effective": str(loaded.effective),
+                "label_counts": {k: labels.count(k) for k in sorted(set(labels))},
+            }
+        )
+    return {
+        "name": config.name,
+        "run_id": identity["run_id"],
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.resolved(),
+        "config_hash": identity["config"],
+        "parameter_sets": sets,
+        "dataset": {
+            "path": str(plan.dataset),
+            "name": dataset.meta.name,
+            "fingerprint": identity["dataset"],
+            "source": dataset.meta.source,
+            "interval_seconds": dataset.meta.interval_seconds,
+        },
+        "code": {"version": backtest.__version__, "source_hash": identity["code"]},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "device": {"platform": jax.default_backend(), "count": len(jax.local_devices())},
+        "seed": config.seed,
+        "replay": {
+            "mode": config.replay.mode,
+            "start": str(stamp(plan.times_us[0])),
+            "end": str(stamp(plan.times_us[-1])),
+            "interval_seconds": plan.interval_seconds,
+            "times": len(plan.times_us),
+            "buckets": len(plan.buckets),
+            "windows": len(plan.windows),
+        },
+        "accounts": plan.num_accounts,
+        "rows": {name: sum(r["rows"][name] for r in reports) for name in names},
+        "input_rows": plan.input_rows,
+        "quarantined": plan.quarantined,
+        "timings_seconds": clock.laps,
+        "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)),
+        "cells": {
+            "computed": sum(r["computed"] for r in reports),
+            "reused": sum(r["reused"] for r in reports),
+            "failed": 0,
+        },
+    }

@@ -1,0 +1,393 @@
+"""OKX portfolio margin: MR1 ... MR9 of one risk unit.
+
+A margin model declares (1) its scenario columns, (2) the linear features it needs besides the
+shared ones, (3) the margin of one unit. Numbers come from :class:`OkxParameters` alone.
+
+Scenario columns: 21 cells of MR1 (7 price moves, each with volatility down, same, up), the two
+extreme moves of MR6, the four rate shocks of MR5, one day of MR2.
+Charge features: expiry-bucket delta and move (MR4), weighted vega (MR3), fee size (MR7).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kernels import black76
+from kernels.features import is_alive, is_expiring, is_perpetual, is_priced, years_left
+from kernels.records import OPTION, Charges, Contract, Exposure, Quote
+from kernels.tiers import MarginalTiers, StepTiers, marginal_charge
+
+
+NUM_MOVES = 7
+VOL_STATES = ("down", "same", "up")
+MR1_CELLS = slice(0, 3 * NUM_MOVES)
+MR6_CELLS = slice(21, 23)
+MR5_CELLS = slice(23, 27)
+MR2_CELL = 27
+NUM_COLUMNS = 28
+
+BASIS_USD, MOVE, VEGA_USD, FEE_EVEN_USD, FEE_ODD_USD = range(5)
+NUM_CHARGE_FEATURES = 5
+
+MR1, MR2, MR3, MR4, MR5, MR6, MR7, MR8, MR9 = range(9)
+COMBINE = ("points", "percent", "max", "min")
+DAYS_PER_YEAR = 365.0
+
+
+class OkxParameters(eqx.Module):
+    """Numbers of one OKX parameter set; ``currency`` rows hold the values of the coin's group.
+
+    Fractions unless the name says otherwise; provenance of each number is in the set's file.
+    """
+
+    price_moves: Float[Array, "currency move"]
+    points_days: Float[Array, " node"]
+    points: Float[Array, " node"]
+    percent_days: Float[Array, " node"]
+    percent: Float[Array, " node"]
+    has_points: Bool[Array, ""]
+    has_percent: Bool[Array, ""]
+    combine: Int[Array, ""]
+    vol_floor: Float[Array, ""]
+    pnl_in_coin: Bool[Array, ""]
+    theta_days: Float[Array, ""]
+    vega_rate: Float[Array, ""]
+    vega_reference_days: Float[Array, ""]
+    vega_min_days: Float[Array, ""]
+    basis_near: Float[Array, " currency"]
+    basis_annual: Float[Array, " currency"]
+    basis_charges_spot: Bool[Array, ""]
+    basis_charges_perpetuals: Bool[Array, ""]
+    basis_charges_options: Bool[Array, ""]
+    rate_parallel: Float[Array, ""]
+    rate_slope: Float[Array, ""]
+    rate_slope_span_yr: Float[Array, ""]
+    extreme_move: Float[Array, " currency"]
+    extreme_factor: Float[Array, ""]
+    fee_linear: Float[Array, " currency"]
+    fee_short_option: Float[Array, ""]
+    fee_long_option: Float[Array, ""]
+    fee_tiers: MarginalTiers
+    worst_of: Bool[Array, " charge"]
+    imr_factor: Float[Array, ""]
+    depeg_enabled: Bool[Array, ""]
+    depeg_floor_usd: Float[Array, " tier"]
+    depeg_width_usd: Float[Array, " tier"]
+    depeg_calm_index: Float[Array, ""]
+    depeg_calm_rate_step: Float[Array, ""]
+    depeg_stress_index: Float[Array, ""]
+    depeg_base_index: Float[Array, " node"]
+    depeg_base_rate: Float[Array, " node"]
+    depeg_offset: Float[Array, " tier"]
+    depeg_max_rate: Float[Array, ""]
+    collateral: MarginalTiers
+    collateral_in_usd: Bool[Array, " currency"]
+    borrowing: StepTiers
+    borrowing_in_usd: Bool[Array, " currency"]
+    borrow_fee_rate: Float[Array, ""]
+    warning_level: Float[Array, ""]
+    liquidation_level: Float[Array, ""]
+    safe_level: Float[Array, ""]
+    min_equity_usd: Float[Array, ""]
+
+
+def vol_shock(params: OkxParameters, days: Float[Array, ""], vol: Float[Array, ""]):
+    """Upward volatility shock of an option with ``days`` left, as a fraction a year (MR1)."""
+    points = jnp.interp(days, params.points_days, params.points)
+    percent = jnp.interp(days, params.percent_days, params.percent) * vol
+    # An empty table does not take part in the combination.
+    points, percent = (
+        jnp.where(params.has_points, points, percent),
+        jnp.where(params.has_percent, percent, points),
+    )
+    options = jnp.stack(
+        [points, percent, jnp.maximum(points, percent), jnp.minimum(points, percent)]
+    )
+    return options[params.combine]
+
+
+def option_scenarios(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, ""],
+    spot_usd: Float[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " column"]:
+    """USD profit of one option contract in every scenario column, per contract held.
+
+    ``V = c S`` with ``c = Black76(F, K, sigma, T) / F``; forward and index move together.
+
+    References:
+        OKX portfolio margin rules, section 6: repricing, MR1, MR2, MR5, MR6.
+    """
+    years = years_left(contract, now_s)
+    forward, vol, strike, sign = quote.forward_usd, quote.iv, contract.strike_usd, contract.call_sign
+
+    def value(forward_usd, sigma, time_yr, index_usd):
+        vol_time = sigma * jnp.sqrt(time_yr)
+        return index_usd * black76.price_coin(forward_usd, strike, vol_time, sign)
+
+    def under_move(move, sigma):
+        index = jnp.where(params.pnl_in_coin, spot_usd, spot_usd * (1 + move))
+        return value(forward * (1 + move), sigma, years, index)
+
+    base = value(forward, vol, years, spot_usd)
+    shock = vol_shock(params, years * DAYS_PER_YEAR, vol)
+    shocked = jnp.maximum(jnp.stack([vol - shock, vol + shock]), params.vol_floor)
+    vols = jnp.stack([shocked[0], vol, shocked[1]])
+    moves = params.price_moves[contract.coin]
+    mr1 = jax.vmap(lambda x: jax.vmap(lambda v: under_move(x, v))(vols))(moves).reshape(-1)
+
+    extreme = params.extreme_move[contract.coin]
+    mr6 = jax.vmap(lambda x: under_move(x, vol))(jnp.stack([extreme, -extreme]))
+
+    slope = params.rate_slope * (1 - 2 * jnp.minimum(years / params.rate_slope_span_yr, 1.0))
+    p = params.rate_parallel
+    shifts = jnp.stack([p + slope, p - slope, slope - p, -p - slope])
+    mr5 = jax.vmap(lambda dr: value(forward * jnp.exp(dr * years), vol, years, spot_usd))(shifts)
+
+    tomorrow_yr = jnp.maximum(years - params.theta_days / DAYS_PER_YEAR, 0.0)
+    mr2 = value(forward, vol, tomorrow_yr, spot_usd)
+    cells = jnp.concatenate([mr1, mr6, mr5, mr2[None]])
+    return contract.multiplier * (cells - base)
+
+
+def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " column"]:
+    """Price move of each scenario column: what one USD of linear delta gains there."""
+    moves = jnp.repeat(params.price_moves[coin], len(VOL_STATES))
+    extreme = params.extreme_move[coin]
+    return jnp.concatenate([moves, jnp.stack([extreme, -extreme]), jnp.zeros(5, moves.dtype)])
+
+
+def scenario_columns(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, ""],
+    currency_usd: Float[Array, " currency"],
+    delta_coin: Float[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " column"]:
+    """USD profit of one contract in each column; options repriced, all others by their delta."""
+    spot_usd = currency_usd[contract.coin]
+    linear = delta_coin * spot_usd * linear_columns(contract.coin, params)
+    option = option_scenarios(contract, quote, now_s, spot_usd, params)
+    pnl = jnp.where(contract.kind == OPTION, option, linear)
+    exposed = is_alive(contract, now_s) & is_priced(contract, quote) & jnp.isfinite(spot_usd)
+    return jnp.where(exposed, pnl, 0.0)
+
+
+def charge_features(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, ""],
+    currency_usd: Float[Array, " currency"],
+    cash_usd: Float[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " charge_feature"]:
+    """Per-contract inputs of MR3, MR4 and MR7 (module docstring), USD but for the move.
+
+    The fee size is ``|n| * even + n * odd``, which holds long and short options at one rate each.
+    """
+    spot_usd = currency_usd[contract.coin]
+    years = years_left(contract, now_s)
+    is_option = contract.kind == OPTION
+    exposed = is_alive(contract, now_s) & is_priced(contract, quote) & jnp.isfinite(spot_usd)
+    annual_move = jnp.where(is_expiring(contract), params.basis_annual[contract.coin] * years, 0.0)
+    move = jnp.maximum(params.basis_near[contract.coin], annual_move)
+    in_basis = jnp.where(is_option, params.basis_charges_options, True)
+    in_basis &= jnp.where(is_perpetual(contract), params.basis_charges_perpetuals, True)
+
+    vol_time = quote.iv * jnp.sqrt(years)
+    terms = quote.forward_usd, contract.strike_usd
+    model_usd = spot_usd * black76.price_coin(*terms, vol_time, contract.call_sign)
+    vega = contract.multiplier * spot_usd * black76.vega_per_forward(*terms, quote.iv, years)
+    days = jnp.maximum(years * DAYS_PER_YEAR, params.vega_min_days)
+    vega = jnp.where(is_option, vega * jnp.sqrt(params.vega_reference_days / days), 0.0)
+
+    linear_fee = params.fee_linear[contract.coin] * jnp.abs(cash_usd)
+    short = contract.multiplier * spot_usd * params.fee_short_option
+    long = contract.multiplier * spot_usd * params.fee_long_option
+    long = jnp.minimum(long, contract.multiplier * model_usd)
+    even = jnp.where(is_option, 0.5 * (long + short), linear_fee)
+    odd = jnp.where(is_option, 0.5 * (long - short), 0.0)
+    columns = jnp.stack([jnp.where(in_basis, cash_usd, 0.0), move, vega, even, odd])
+    return jnp.where(exposed, columns, 0.0)
+
+
+def depeg_rates(
+    currency_usd: Float[Array, " currency"], params: OkxParameters
+) -> Float[Array, "pair tier"]:
+    """Rate of each size tier for the pairs USDT-USD, USDT-USDC, USDC-USD (MR9).
+
+    An index above 1 counts by its inverse. Calm rates from ``calm_index`` up, stressed ones from
+    ``stress_index`` down, linear between, never above ``max_rate``. NaN if a currency is unpriced.
+    """
+    usdt, usdc, usd = currency_usd[0], currency_usd[1], currency_usd[2]
+    ratio = jnp.stack([usdt / usd, usdt / usdc, usdc / usd])
+    index = jnp.minimum(ratio, 1 / ratio)[:, None]
+    tier = jnp.arange(1, params.depeg_offset.shape[0] + 1).astype(index.dtype)
+    calm = params.depeg_calm_rate_step * tier[None, :]
+
+    def stressed(i):
+        return jnp.interp(i, params.depeg_base_index, params.depeg_base_rate) + params.depeg_offset
+
+    at_index = jax.vmap(lambda i: stressed(i[0]))(index)
+    at_stress = stressed(params.depeg_stress_index)[None, :]
+    span = params.depeg_calm_index - params.depeg_stress_index
+    weight = (index - params.depeg_stress_index) / span
+    between = at_stress + weight * (calm - at_stress)
+    rate = jnp.where(index <= params.depeg_stress_index, at_index, between)
+    rate = jnp.where(index >= params.depeg_calm_index, calm, rate)
+    return jnp.minimum(rate, params.depeg_max_rate)
+
+
+def mr1(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+    """Spot x volatility shock: worst loss over 7 moves x 3 volatilities, >= 0. Source: S."""
+    return jnp.maximum(0.0, -jnp.min(cells_usd[MR1_CELLS]))
+
+
+def mr2(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+    """Theta: value lost by one day passing, options only, >= 0. Source: S, floor assumed."""
+    return jnp.maximum(0.0, -cells_usd[MR2_CELL])
+
+
+def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, ""]:
+    """Vega term structure: rate on the weighted vega hedged across expiries. Formula assumed."""
+    hedged = 0.5 * (exposure.vega_gross_usd - jnp.abs(exposure.vega_net_usd))
+    return params.vega_rate * hedged
+
+
+def mr4(
+    exposure: Exposure, spot_usd: Float[Array, ""], coin: Int[Array, ""], params: OkxParameters
+) -> Float[Array, ""]:
+    """Basis: sum over buckets of |cash delta| * move; spot in use is a bucket. Source: P, D."""
+    near = jnp.where(params.basis_charges_spot, of_coin(params.basis_near, coin), 0.0)
+    return exposure.basis_charge_usd + jnp.abs(spot_usd) * near
+
+
+def mr5(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+    """Interest rate: worst of parallel and slope moves of the forward curve, >= 0. Assumed."""
+    return jnp.maximum(0.0, -jnp.min(cells_usd[MR5_CELLS]))
+
+
+def mr6(cells_usd: Float[Array, " column"], params: OkxParameters) -> Float[Array, ""]:
+    """Extreme move: half of the worst loss under the two extreme moves, >= 0. Source: D."""
+    return params.extreme_factor * jnp.maximum(0.0, -jnp.min(cells_usd[MR6_CELLS]))
+
+
+def mr7(exposure: Exposure, coin: Int[Array, ""], params: OkxParameters) -> Float[Array, ""]:
+    """Minimum charge: fee size, progressively multiplied by size tiers. Source: P."""
+    return marginal_charge(exposure.fee_usd, params.fee_tiers, coin)
+
+
+def mr9(
+    cash_usd: tuple[Float[Array, ""], ...],
+    rates: Float[Array, "pair tier"],
+    params: OkxParameters,
+) -> Float[Array, ""]:
+    """Stablecoin depeg: progressive charge on deltas that offset across settlement groups.
+
+    Pairs in the order USDT-USD, USDT-USDC, USDC-USD; what one pair hedges is gone for the next.
+    Source: P.
+    """
+    usdt, usdc, usd = cash_usd
+    first, usdt, usd = _offset(usdt, usd)
+    second, usdt, usdc = _offset(usdt, usdc)
+    third, usdc, usd = _offset(usdc, usd)
+    total = jnp.zeros_like(first)
+    for pair, hedged in enumerate((first, second, third)):
+        charge = jnp.zeros_like(hedged)
+        for tier in range(params.depeg_floor_usd.shape[0]):
+            filled = jnp.clip(
+                hedged - params.depeg_floor_usd[tier], 0.0, params.depeg_width_usd[tier]
+            )
+            charge = charge + filled * rates[pair, tier]
+        # An unpriced index must not poison accounts that hedge nothing across that pair.
+        total = total + jnp.where(hedged > 0, charge, 0.0)
+    return jnp.where(params.depeg_enabled, total, 0.0)
+
+
+def _offset(a: Float[Array, ""], b: Float[Array, ""]):
+    hedged = jnp.where(a * b < 0, jnp.minimum(jnp.abs(a), jnp.abs(b)), 0.0)
+    return hedged, a - jnp.sign(a) * hedged, b - jnp.sign(b) * hedged
+
+
+def scenario_pnl(
+    exposure: Exposure,
+    coin: Int[Array, ""],
+    coin_usd: Float[Array, ""],
+    spot_coin: Float[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " column"]:
+    """USD profit of a whole unit in each column: expiring legs, linear legs, spot in use."""
+    linear_usd = (exposure.linear_delta_coin + spot_coin) * coin_usd
+    cells = linear_usd * linear_columns(coin, params)
+    if exposure.scenario_usd is not None:
+        cells = cells + exposure.scenario_usd.astype(cells.dtype)
+    return cells
+
+
+def worst_charge(charges: Charges, params: OkxParameters) -> Float[Array, ""]:
+    """Largest of the charges that compete (MR1, MR2, MR6 as published)."""
+    worst = jnp.zeros_like(charges.mr1)
+    for k, charge in enumerate(jax.tree.leaves(charges)):
+        worst = jnp.maximum(worst, jnp.where(params.worst_of[k], charge, 0.0))
+    return worst
+
+
+def added_charges(charges: Charges) -> Float[Array, ""]:
+    """The charges that are added to the worst one."""
+    return charges.mr3 + charges.mr4 + charges.mr5 + charges.mr9
+
+
+def aggregate(charges: Charges, params: OkxParameters) -> Float[Array, ""]:
+    """MMR of a unit: ``max(max(MR1, MR2, MR6) + MR3 + MR4 + MR5 + MR9, MR7)``. Source: S, D."""
+    return jnp.maximum(worst_charge(charges, params) + added_charges(charges), charges.mr7)
+
+
+def unit_charges(
+    exposure: Exposure,
+    coin: Int[Array, ""],
+    coin_usd: Float[Array, ""],
+    spot_coin: Float[Array, ""],
+    rates: Float[Array, "pair tier"],
+    params: OkxParameters,
+) -> Charges:
+    """All charges of one risk unit, USD.
+
+    Args:
+        exposure: the unit's derivatives.
+        coin: currency index of the unit.
+        coin_usd: index price, NaN = unpriced.
+        spot_coin: signed spot in use.
+        rates: MR9 rates of this time.
+        params: the parameter set.
+    """
+    if exposure.scenario_usd is None:
+        # Linear unit: the worst price move is the largest one against the delta.
+        linear_usd = jnp.abs((exposure.linear_delta_coin + spot_coin) * coin_usd)
+        m2 = m5 = jnp.zeros_like(linear_usd)
+        m1 = linear_usd * params.price_moves.reshape(-1).at[
+            coin * NUM_MOVES + NUM_MOVES - 1
+        ].get(mode="promise_in_bounds")
+        m6 = params.extreme_factor * linear_usd * of_coin(params.extreme_move, coin)
+    else:
+        cells = scenario_pnl(exposure, coin, coin_usd, spot_coin, params)
+        m1, m2, m5, m6 = mr1(cells), mr2(cells), mr5(cells), mr6(cells, params)
+    return Charges(
+        mr1=m1,
+        mr2=m2,
+        mr3=mr3(exposure, params),
+        mr4=mr4(exposure, spot_coin * coin_usd, coin, params),
+        mr5=m5,
+        mr6=m6,
+        mr7=mr7(exposure, coin, params),
+        mr8=jnp.zeros_like(m1),
+        mr9=mr9(exposure.cash_usd, rates, params),
+    )
+
+
+def of_coin(values: Float[Array, " currency"], coin: Int[Array, ""]) -> Float[Array, ""]:
+    """One coin's number; currency indexes are valid by batching."""
+    return values.at[coin].get(mode="promise_in_bounds")

@@ -1,0 +1,206 @@
+"""Array records of the kernels, with the glossary of axes, units and signs.
+
+Axes (singular, one spelling everywhere; records describe ONE account, one time, one set):
+
+* ``currency``: the quote currencies first, then a null currency (index 1 USD, never held), then
+  the coins; the number of quote currencies is ``NUM_QUOTES``;
+* ``quote``: settlement currencies in the order of ``QUOTES``;
+* ``instrument``: contracts; instrument 0 is the null contract that pads books, all zeros;
+* ``unit``: risk units (one coin each) of an account, those with options first;
+* ``leg``: contracts of a unit without optionality, perpetuals first, then by expiry;
+* ``option_unit``, ``option_leg``: units that hold options, and their expiring contracts
+  (options and futures) by expiry: these are the legs that need every scenario column;
+* ``column``: scenario columns of a margin model; ``charge``: MR1 ... MR9;
+* ``tier``, ``pair``, ``node``: rows of tier tables, stablecoin pairs, volatility nodes.
+
+Units: ``_usd`` US dollars, ``_coin`` coins, ``_frac`` fractions, ``_yr`` years (ACT/365);
+prices follow the contract (see :class:`Contract`). Signs: long > 0, gain > 0, margin >= 0.
+NaN in a value means *unpriced* and spreads to everything that needs it.
+"""
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int
+
+
+QUOTES = ("USDT", "USDC", "USD")
+NUM_QUOTES = len(QUOTES)
+NULL_CURRENCY = NUM_QUOTES
+NUM_CHARGES = 9
+
+NULL, SPOT, PERPETUAL, FUTURE, OPTION = range(5)
+"""Contract kinds."""
+
+
+class Contract(eqx.Module):
+    """Static terms of one contract.
+
+    Fields:
+        kind: ``NULL`` ... ``OPTION``.
+        is_inverse: profit in coins, multiplier in USD (options: False, see ``settle``).
+        multiplier: coins a contract; USD for inverse.
+        strike_usd: strike of an option, else 0.
+        call_sign: +1 call, -1 put, 0 else.
+        expiry_s: seconds since the epoch, inf = none.
+        coin, settle: positions on the currency axis.
+    """
+
+    kind: Int[Array, ""]
+    is_inverse: Bool[Array, ""]
+    multiplier: Float[Array, ""]
+    strike_usd: Float[Array, ""]
+    call_sign: Float[Array, ""]
+    expiry_s: Float[Array, ""]
+    coin: Int[Array, ""]
+    settle: Int[Array, ""]
+
+
+class Quote(eqx.Module):
+    """Market data of one contract at one time, known at that time.
+
+    Fields:
+        mark: settle per coin (linear), USD per coin (inverse), coins per coin (option);
+            NaN where missing or too old.
+        forward_usd, iv: forward and mark volatility (fraction a year) of an option, else NaN.
+        settlement: final index in USD per coin once expired, NaN before.
+        settlement_fx: USD per unit of the settle currency at settlement, NaN before.
+        funding: cumulative funding paid by one long contract since the snapshot, settle units.
+    """
+
+    mark: Float[Array, ""]
+    forward_usd: Float[Array, ""]
+    iv: Float[Array, ""]
+    settlement: Float[Array, ""]
+    settlement_fx: Float[Array, ""]
+    funding: Float[Array, ""]
+
+
+class Table(eqx.Module):
+    """Everything one contract contributes, per contract held; one time and one parameter set.
+
+    Fields:
+        features: linear in the position, the same for every parameter set (``features.py``).
+        charges: linear in the position, by parameter set (margin model).
+        scenarios: USD profit of one contract in each scenario column; may be float32.
+        currency_usd: USD per unit of each currency, NaN = unpriced.
+        rates: rates of the model that depend on the time only (OKX: pair x tier of MR9).
+    """
+
+    features: Float[Array, "instrument feature"]
+    charges: Float[Array, "instrument charge_feature"]
+    scenarios: Float[Array, "instrument column"]
+    currency_usd: Float[Array, " currency"]
+    rates: Float[Array, "pair tier"]
+
+
+class Book(eqx.Module):
+    """One account's portfolio, padded to its width class.
+
+    Fields:
+        unit_coin: currency index of each unit's coin (``NULL_CURRENCY`` pads).
+        coin_base: cash plus entry value, in coins: equity = base + sum contracts * value.
+        spot_limit_coin: user limit on spot in use, inf = none.
+        quote_base: the same base for the quote currencies.
+        leg_*: legs without optionality; ``leg_closes_bucket`` marks the last leg of an expiry.
+        option_*: expiring legs of the first units, those which hold options.
+    """
+
+    unit_coin: Int[Array, " unit"]
+    coin_base: Float[Array, " unit"]
+    spot_limit_coin: Float[Array, " unit"]
+    quote_base: Float[Array, " quote"]
+    leg_instrument: Int[Array, "unit leg"]
+    leg_contracts: Float[Array, "unit leg"]
+    leg_closes_bucket: Bool[Array, "unit leg"]
+    option_instrument: Int[Array, "option_unit option_leg"]
+    option_contracts: Float[Array, "option_unit option_leg"]
+    option_closes_bucket: Bool[Array, "option_unit option_leg"]
+
+
+class Exposure(eqx.Module):
+    """One risk unit, reduced from its legs: all that a margin model may look at.
+
+    Fields:
+        quote_value: value of contracts by quote currency, in its units.
+        coin_value: value of contracts settled in the coin, in coins.
+        cash_usd: mark-based cash delta by settlement group (inverse and options in USD).
+        delta_coin: net delta of the derivatives, options premium adjusted.
+        linear_delta_coin: the part of it from legs without optionality.
+        gross_usd: gross notional.
+        fee_usd: raw minimum charge (MR7).
+        basis_charge_usd: sum over expiry buckets of |delta| * move (MR4 without spot).
+        vega_gross_usd, vega_net_usd: weighted vega per expiry, sum of absolutes and of signed.
+        scenario_usd: profit of the expiring legs in each scenario column.
+    """
+
+    quote_value: tuple[Float[Array, ""], ...]
+    coin_value: Float[Array, ""]
+    cash_usd: tuple[Float[Array, ""], ...]
+    delta_coin: Float[Array, ""]
+    linear_delta_coin: Float[Array, ""]
+    gross_usd: Float[Array, ""]
+    fee_usd: Float[Array, ""]
+    basis_charge_usd: Float[Array, ""]
+    vega_gross_usd: Float[Array, ""]
+    vega_net_usd: Float[Array, ""]
+    scenario_usd: Float[Array, " column"] | None
+
+
+class Charges(eqx.Module):
+    """The nine charges in USD, each >= 0 (MR8 is charged on the account, zero in a unit)."""
+
+    mr1: Float[Array, ""]
+    mr2: Float[Array, ""]
+    mr3: Float[Array, ""]
+    mr4: Float[Array, ""]
+    mr5: Float[Array, ""]
+    mr6: Float[Array, ""]
+    mr7: Float[Array, ""]
+    mr8: Float[Array, ""]
+    mr9: Float[Array, ""]
+
+
+class UnitMargin(eqx.Module):
+    """One risk unit at one time.
+
+    Fields:
+        charges, mmr_usd: its charges and their aggregate.
+        spot_coin: signed spot in use.
+        equity_usd: equity in the unit's coin at the index; discounted_usd: as collateral.
+        borrow_mmr_usd, borrow_imr_usd, borrow_fee_usd: margin and fee of a debt in the coin.
+        quote_value, gross_usd: as in :class:`Exposure`.
+    """
+
+    charges: Charges
+    mmr_usd: Float[Array, ""]
+    spot_coin: Float[Array, ""]
+    equity_usd: Float[Array, ""]
+    discounted_usd: Float[Array, ""]
+    borrow_mmr_usd: Float[Array, ""]
+    borrow_imr_usd: Float[Array, ""]
+    borrow_fee_usd: Float[Array, ""]
+    quote_value: tuple[Float[Array, ""], ...]
+    gross_usd: Float[Array, ""]
+
+
+class AccountMargin(eqx.Module):
+    """One account at one time under one parameter set; USD unless the name says otherwise.
+
+    Fields:
+        charges: MR1 ... MR9 summed over units (MR8 once).
+        margin_level: adjusted equity over requirement, inf = nothing required.
+        theta: break-even multiplier of each charge (a :class:`Charges` of multipliers).
+        status: see ``status.py``.
+    """
+
+    charges: Charges
+    derivatives_mmr: Float[Array, ""]
+    total_mmr: Float[Array, ""]
+    total_imr: Float[Array, ""]
+    borrow_imr: Float[Array, ""]
+    borrow_fee: Float[Array, ""]
+    equity_usd: Float[Array, ""]
+    adjusted_equity: Float[Array, ""]
+    margin_level: Float[Array, ""]
+    gross_notional_usd: Float[Array, ""]
+    theta: Charges | None
+    status: Int[Array, ""]
