@@ -266,3 +266,30 @@ def _book(
     leg = fill(False, shape.units, shape.legs)
     option = fill(True, shape.option_units, shape.option_legs)
     return Book(unit_coin, coin_base, limit, quote_base[:, accounts], *leg, *option)
+
+
+def widened(batch: Batch, accounts: np.ndarray) -> Book:
+    """Some accounts of a batch (positions within it) in the widest listed shape, or their own.
+
+    Rare look-ups (what was binding at an event) thus share one compiled program.
+    """
+    widest = SHAPES[-1]
+    shape = widest if widest.holds(batch.shape) else batch.shape
+    size = len(accounts)
+    book = batch.book
+    empty = Book(
+        unit_coin=np.full((shape.units, size), NULL_CURRENCY, np.int32),
+        coin_base=np.zeros((shape.units, size)),
+        spot_limit_coin=np.full((shape.units, size), np.inf),
+        quote_base=np.zeros((NUM_QUOTES, size)),
+        leg_instrument=np.zeros((shape.units, shape.legs, size), np.int32),
+        leg_contracts=np.zeros((shape.units, shape.legs, size)),
+        leg_closes_bucket=np.zeros((shape.units, shape.legs, size), bool),
+        option_instrument=np.zeros((shape.option_units, shape.option_legs, size), np.int32),
+        option_contracts=np.zeros((shape.option_units, shape.option_legs, size)),
+        option_closes_bucket=np.zeros((shape.option_units, shape.option_legs, size), bool),
+    )
+    for name, target in empty.__dict__.items():
+        source = np.asarray(getattr(book, name))[..., accounts]
+        target[tuple(slice(0, n) for n in source.shape)] = source
+    return empty

@@ -26,7 +26,7 @@ from kernels import account, episodes, status
 from kernels.episodes import AccountState
 from kernels.models import okx
 from kernels.models.okx import OkxParameters
-from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table
+from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table, UnitMargin
 from kernels.table import model_columns, shared_features
 
 
@@ -207,17 +207,10 @@ class Engine:
 
         book, mine = jax.tree.map(cut, batch.book), jax.tree.map(cut, state)
         valid = self._place(np.arange(padded) < count)
-        out = _replay_tile(
-            book,
-            mine,
-            priced.tables,
-            priced.params,
-            cut(segment.astype(np.int32)),
-            valid,
-            time_ids.astype(np.int32),
-            self.num_segments,
-        )
-        new_state, codes, margin, sums = jax.device_get(out)
+        margin = margins_over_times(book, priced.tables, priced.params)
+        new_state, codes = _advance(mine, margin, time_ids.astype(np.int32), priced.params)
+        sums = _sums(margin, codes, cut(segment.astype(np.int32)), valid, self.num_segments)
+        new_state, codes, margin, sums = jax.device_get((new_state, codes, margin, sums))
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
@@ -272,32 +265,35 @@ def _columns(
     )
 
 
-def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
-    """Margins of a tile at every time of a window; fields [time, account].
-
-    Stage by stage over the times: each stage's output is stored once, so that no later stage
-    computes it again.
-    """
-    over_times = jax.lax.map
-    exposures = over_times(lambda t: account.batch_exposures(book, t), tables)
-    units = over_times(lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables))
-    margin = over_times(lambda x: account.batch_totals(x[0], book, x[1], params), (units, tables))
-    theta = over_times(lambda x: account.batch_theta(x[0], x[1], params), (units, margin))
-    return eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+@jax.jit
+def _exposures(book: Book, tables: Table) -> Any:
+    return jax.lax.map(lambda t: account.batch_exposures(book, t), tables)
 
 
-@partial(jax.jit, static_argnames="num_segments")
-def _replay_tile(
-    book: Book,
+@jax.jit
+def _units(exposures: Any, book: Book, tables: Table, params: OkxParameters) -> UnitMargin:
+    return jax.lax.map(
+        lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables)
+    )
+
+
+@jax.jit
+def _totals(units: UnitMargin, book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
+    return jax.lax.map(lambda x: account.batch_totals(x[0], book, x[1], params), (units, tables))
+
+
+@jax.jit
+def _theta(units: UnitMargin, margin: AccountMargin, params: OkxParameters) -> Charges:
+    return jax.lax.map(lambda x: account.batch_theta(x[0], x[1], params), (units, margin))
+
+
+@jax.jit
+def _advance(
     state: AccountState,
-    tables: Table,
-    params: OkxParameters,
-    segment: Int[Array, " account"],
-    valid: Bool[Array, " account"],
+    margin: AccountMargin,
     time_ids: Int[Array, " time"],
-    num_segments: int,
-) -> tuple[AccountState, Array, AccountMargin, Array]:
-    margin = margins_over_times(book, tables, params)
+    params: OkxParameters,
+) -> tuple[AccountState, Int[Array, "time account"]]:
     step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
 
     def through_time(state: AccountState, now: tuple[AccountMargin, Array]):
@@ -306,22 +302,35 @@ def _replay_tile(
         kept = jax.tree.map(lambda new, old: jnp.where(time_id >= 0, new, old), new_state, state)
         return kept, code.astype(jnp.uint8)
 
-    state, codes = jax.lax.scan(through_time, state, (margin, time_ids))
-    sums = jax.lax.map(
-        lambda x: _sums(x[0], x[1].astype(jnp.int32), segment, valid, num_segments),
-        (margin, codes),
-    )
-    return state, codes, margin, sums
+    return jax.lax.scan(through_time, state, (margin, time_ids))
 
 
+def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
+    """Margins of a tile at every time of a window; fields [time, account].
+
+    Each stage is a program of its own over all times: it stores its output once, so that no later
+    stage computes it again (one fused program recomputes, and takes longer to compile and to run).
+    """
+    exposures = _exposures(book, tables)
+    units = _units(exposures, book, tables, params)
+    margin = _totals(units, book, tables, params)
+    theta = _theta(units, margin, params)
+    return eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+
+
+@partial(jax.jit, static_argnames="num_segments")
 def _sums(
     margin: AccountMargin,
-    codes: Int[Array, " account"],
+    codes: Int[Array, "time account"],
     segment: Int[Array, " account"],
     valid: Bool[Array, " account"],
     num_segments: int,
-) -> Int[Array, "segment column"]:
-    """Counts and money over the accounts of a tile at one time, by segment; unpriced left out."""
+) -> Int[Array, "time segment column"]:
+    """Counts and money over the accounts of a tile by time and segment; unpriced left out.
+
+    A product of whole numbers in float64: exact below 2^53 units, 0.9 trillion USD a tile.
+    """
+    codes = codes.astype(jnp.int32)
     state = codes & episodes.STATUS_MASK
     started = (codes & episodes.STARTED) > 0
     priced = state != status.UNPRICED
@@ -337,12 +346,11 @@ def _sums(
         margin.total_mmr,
         margin.total_imr,
     ]
-    whole = [
-        jnp.round(jnp.where(priced, x, 0.0) / SUM_UNIT_USD).astype(jnp.int64) for x in money
-    ]
-    columns = jnp.stack([c.astype(jnp.int64) for c in counted] + whole)
+    whole = [jnp.round(jnp.where(priced, x, 0.0) / SUM_UNIT_USD) for x in money]
+    columns = jnp.stack([c.astype(jnp.float64) for c in counted] + whole, axis=1)
     mine = valid[None, :] & (segment[None, :] == jnp.arange(num_segments)[:, None])
-    return jnp.sum(jnp.where(mine[:, None, :], columns[None, :, :], 0), axis=-1)
+    sums = jnp.einsum("tka,ga->tgk", columns, mine.astype(jnp.float64), precision="highest")
+    return sums.astype(jnp.int64)
 
 
 @jax.jit

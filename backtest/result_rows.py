@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtest.batching import Batch
+from backtest.batching import Batch, widened
 from backtest.cells import Cell
 from backtest.engine import CHARGES, TileResult, WindowTables, binding
 from backtest.market_window import stamp
@@ -186,9 +186,7 @@ def _binding(
         for start in range(0, len(rows), BINDING_PAD):
             some = rows[start : start + BINDING_PAD]
             accounts = np.resize(who[some], BINDING_PAD)
-            book = type(batch.book)(
-                **{k: v[..., accounts] for k, v in batch.book.__dict__.items()}
-            )
+            book = widened(batch, accounts)
             out = binding(book, priced.tables, priced.params, np.asarray(time))
             unit, mr1_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
             coin[some] = book.unit_coin[unit, np.arange(len(some))]

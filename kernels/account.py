@@ -113,7 +113,7 @@ def unit_margin(
 
 
 def account_totals(
-    units: list[UnitMargin],
+    units: UnitMargin,
     quote_base: Float[Array, " quote"],
     table: Table,
     params: OkxParameters,
@@ -121,12 +121,18 @@ def account_totals(
     """One account from its units and its balances in the quote currencies, USD.
 
     ``margin level = adjusted equity / (total MMR + borrowing fee)``; NaN wherever something the
-    account holds is unpriced.
+    account holds is unpriced. Break-even multipliers are left out (``breakeven.py``).
+
+    Args:
+        units: the account's units (fields have the unit axis).
+        quote_base: cash plus entry value by quote currency.
+        table: the shared table at this time.
+        params: the parameter set.
 
     References:
         OKX portfolio margin rules, sections 5 and 7.
     """
-    total = jax.tree.map(lambda *values: _sum(values), *units)
+    total = jax.tree.map(lambda x: jnp.sum(x, axis=0), units)
     mr8, borrow_imr, fee = total.borrow_mmr_usd, total.borrow_imr_usd, total.borrow_fee_usd
     equity_usd, adjusted = total.equity_usd, total.discounted_usd
     for q in range(NUM_QUOTES):
@@ -158,14 +164,6 @@ def account_totals(
         theta=None,
         status=account_status(level, equity_usd, requirement, params),
     )
-
-
-def _sum(values: tuple[Float[Array, ""], ...]) -> Float[Array, ""]:
-    """Sum one after the other, so that the result never depends on the batch."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
 
 
 def batch_exposures(book: Book, table: Table) -> tuple[Exposure | None, Exposure | None]:
@@ -217,9 +215,7 @@ def batch_totals(
     """Accounts from their units (axes ``unit account``), without break-even multipliers."""
 
     def one(units, quote_base):
-        num_units = units.mmr_usd.shape[0]
-        listed = [jax.tree.map(lambda x, u=u: x[u], units) for u in range(num_units)]
-        return account_totals(listed, quote_base, table, params)
+        return account_totals(units, quote_base, table, params)
 
     return jax.vmap(one, in_axes=-1)(units, book.quote_base)
 
@@ -228,9 +224,7 @@ def batch_theta(units: UnitMargin, margin: AccountMargin, params: OkxParameters)
     """Break-even multipliers of accounts from their units (axes ``unit account``)."""
 
     def one(charges, mr8, available_usd):
-        num_units = charges.mr1.shape[0]
-        listed = [jax.tree.map(lambda x, u=u: x[u], charges) for u in range(num_units)]
-        return breakeven.multipliers(listed, mr8, available_usd, params)
+        return breakeven.multipliers(charges, mr8, available_usd, params)
 
     available_usd = margin.adjusted_equity - margin.borrow_fee
     return jax.vmap(one, in_axes=-1)(units.charges, margin.charges.mr8, available_usd)

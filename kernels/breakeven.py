@@ -3,7 +3,7 @@
 Scaling charge ``k`` by ``theta`` in every unit turns the requirement into a sum of convex pieces
 ``max(intercept + slope * theta, floor)``, one a unit. Its last root is found by Newton's method
 from the right, which on a convex piecewise-linear function ends exactly after at most one step
-per unit. All units of an account are given as lists, so that every number stays a scalar.
+per unit. All charges but MR8 are solved at once (axis ``charge``).
 """
 
 import jax
@@ -14,53 +14,42 @@ from kernels.models.okx import OkxParameters, added_charges, worst_charge
 from kernels.records import Charges
 
 
-UNROLLED_UNITS = 4
-"""Up to here Newton steps are unrolled, beyond they loop (short programs compile faster)."""
-
-Piece = tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]
-"""Slope (>= 0), intercept and floor of one unit's requirement."""
+NAMES = tuple(Charges.__dataclass_fields__)
+ADDED = ("mr3", "mr4", "mr5", "mr9")
 
 
-def last_root(pieces: list[Piece], budget: Float[Array, ""]) -> Float[Array, ""]:
+def last_root(
+    slope: Float[Array, "unit charge"],
+    intercept: Float[Array, "unit charge"],
+    floor: Float[Array, "unit charge"],
+    budget: Float[Array, ""],
+) -> Float[Array, " charge"]:
     """Largest ``theta >= 0`` with ``sum max(intercept + slope * theta, floor) <= budget``.
 
-    0 if there is none, inf if there is no largest.
+    0 if there is none, inf if there is no largest; slopes are >= 0.
     """
     # A piece without slope is a constant.
-    pieces = [
-        (slope, intercept, jnp.where(slope > 0, floor, jnp.maximum(intercept, floor)))
-        for slope, intercept, floor in pieces
-    ]
-    zero = jnp.zeros_like(budget)
+    floor = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
+    at_zero = jnp.sum(jnp.maximum(intercept, floor), axis=0)
 
-    def newton(theta: Float[Array, ""] | None) -> Float[Array, ""]:
-        slopes, fixed = zero, zero
-        for slope, intercept, floor in pieces:
-            active = slope > 0
-            if theta is not None:
-                active &= intercept + slope * theta > floor
-            slopes = slopes + jnp.where(active, slope, 0.0)
-            fixed = fixed + jnp.where(active, intercept, floor)
-        if theta is None:
-            return jnp.where(slopes > 0, (budget - fixed) / slopes, jnp.inf)
+    def solve(is_active, otherwise):
+        slopes = jnp.sum(jnp.where(is_active, slope, 0.0), axis=0)
+        fixed = jnp.sum(jnp.where(is_active, intercept, floor), axis=0)
+        return jnp.where(slopes > 0, (budget - fixed) / slopes, otherwise)
+
+    def newton(_, theta):
         # No active piece: the requirement is flat at this theta, which is the root or beyond it.
-        return jnp.where(slopes > 0, (budget - fixed) / slopes, theta)
+        reached = intercept + slope * theta[None, :] > floor
+        return jnp.where(jnp.isinf(theta), theta, solve((slope > 0) & reached, theta))
 
-    def step(_: int, theta: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.where(jnp.isinf(theta), theta, newton(theta))
-
-    theta = newton(None)
-    if len(pieces) > UNROLLED_UNITS:
-        theta = jax.lax.fori_loop(0, len(pieces), step, theta)
-    elif len(pieces) > 1:
-        for k in range(len(pieces)):
-            theta = step(k, theta)
-    at_zero = sum((jnp.maximum(i, f) for _, i, f in pieces), start=zero)
+    theta = solve(slope > 0, jnp.inf)
+    if slope.shape[0] > 1:
+        theta = jax.lax.fori_loop(0, slope.shape[0], newton, theta)
     return jnp.where(at_zero > budget, 0.0, jnp.maximum(theta, 0.0))
 
 
 def multipliers(
-    units: list[Charges],
+    units: Charges,
     borrow_mmr: Float[Array, ""],
     available_usd: Float[Array, ""],
     params: OkxParameters,
@@ -68,7 +57,7 @@ def multipliers(
     """Break-even multiplier of MR1 ... MR9 for one account.
 
     Args:
-        units: MR1 ... MR9 of each unit, USD.
+        units: MR1 ... MR9 of each unit (fields have the unit axis), USD.
         borrow_mmr: MR8 of the account, USD.
         available_usd: adjusted equity less the borrowing fee.
         params: says which charges compete for the worst one.
@@ -76,32 +65,27 @@ def multipliers(
     References:
         OKX portfolio margin rules, section 7; closed forms for one unit in the backtesting notes.
     """
-    budget = available_usd - borrow_mmr
-    names = list(Charges.__dataclass_fields__)
-    thetas = {}
-    for k, name in enumerate(names):
-        if name == "mr8":
-            fixed = sum((_mmr(u, params) for u in units), start=jnp.zeros_like(borrow_mmr))
-            thetas[name] = last_root([(borrow_mmr, fixed, -jnp.inf * jnp.ones_like(fixed))], available_usd)
+    worst, added, fee = worst_charge(units, params), added_charges(units), units.mr7
+    zero = jnp.zeros_like(worst)
+    pieces = []
+    for k, name in enumerate(NAMES):
+        charge = getattr(units, name)
+        if name == "mr7":
+            pieces.append((charge, zero, worst + added))
+        elif name in ADDED:
+            pieces.append((charge, worst + added - charge, fee))
         else:
-            thetas[name] = last_root([_piece(k, name, u, params) for u in units], budget)
-    return Charges(**thetas)
-
-
-def _mmr(unit: Charges, params: OkxParameters) -> Float[Array, ""]:
-    return jnp.maximum(worst_charge(unit, params) + added_charges(unit), unit.mr7)
-
-
-def _piece(k: int, name: str, unit: Charges, params: OkxParameters) -> Piece:
-    charge = getattr(unit, name)
-    worst, added = worst_charge(unit, params), added_charges(unit)
-    if name == "mr7":
-        return charge, jnp.zeros_like(charge), worst + added
-    if name in ("mr3", "mr4", "mr5", "mr9"):
-        return charge, worst + added - charge, unit.mr7
-    others = jnp.zeros_like(charge)
-    for j, other in enumerate(jax.tree.leaves(unit)):
-        if j != k:
-            others = jnp.maximum(others, jnp.where(params.worst_of[j], other, 0.0))
-    slope = jnp.where(params.worst_of[k], charge, 0.0)
-    return slope, added, jnp.maximum(others + added, unit.mr7)
+            others = worst_charge(units, params, without=k)
+            slope = jnp.where(params.worst_of[k], charge, 0.0)
+            pieces.append((slope, added, jnp.maximum(others + added, fee)))
+    slope, intercept, floor = (jnp.stack(column, axis=1) for column in zip(*pieces, strict=True))
+    theta = last_root(slope, intercept, floor, available_usd - borrow_mmr)
+    derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee))
+    of_debt = last_root(
+        borrow_mmr[None, None],
+        derivatives_mmr[None, None],
+        jnp.full((1, 1), -jnp.inf, borrow_mmr.dtype),
+        available_usd,
+    )
+    solved = {name: theta[k] for k, name in enumerate(NAMES)}
+    return Charges(**(solved | {"mr8": of_debt[0]}))

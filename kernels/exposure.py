@@ -32,31 +32,23 @@ def scenario_sum(
 ) -> Float[Array, " column"]:
     """USD profit of the legs in each scenario column (dtype of the table)."""
 
-    def add(k: int, total: Float[Array, " column"]) -> Float[Array, " column"]:
-        n = contracts[k].astype(scenarios.dtype)
-        return total + n * _row(scenarios, instruments[k])
+    def add(total: Float[Array, " column"], leg: Any) -> tuple[Float[Array, " column"], None]:
+        instrument, n = leg
+        return total + n.astype(scenarios.dtype) * _row(scenarios, instrument), None
 
-    return _over_legs(instruments.shape[0], add, jnp.zeros(scenarios.shape[1], scenarios.dtype))
+    start = jnp.zeros(scenarios.shape[1], scenarios.dtype)
+    return _over_legs(add, start, (instruments, contracts))
 
 
-def _over_legs(num_legs: int, add: Callable, sums: Any) -> Any:
-    """Apply ``add(k, sums)`` to each leg: unrolled while short, then in unrolled blocks."""
-    block = min(num_legs, UNROLLED_LEGS)
-
-    def add_block(b: Any, sums: Any) -> Any:
-        for k in range(block):
-            sums = add(b * block + k, sums)
-        return sums
-
-    if num_legs <= UNROLLED_LEGS:
-        return add_block(0, sums)
-    return jax.lax.fori_loop(0, num_legs // block, add_block, sums)
+def _over_legs(add: Callable, start: Any, legs: Any) -> Any:
+    """Sum over legs, unrolled in blocks (whole up to ``UNROLLED_LEGS``) so that they fuse."""
+    return jax.lax.scan(add, start, legs, unroll=UNROLLED_LEGS)[0]
 
 
 class _Sums(eqx.Module):
     """Running sums over the legs of one unit."""
 
-    features: tuple[Float[Array, ""], ...]
+    features: Float[Array, " feature"]
     gross: Float[Array, ""]
     fee: Float[Array, ""]
     basis: Float[Array, ""]
@@ -75,15 +67,15 @@ def _add_legs(
 ) -> _Sums:
     """Add legs sorted by expiry bucket; a bucket is charged where its last leg stands."""
 
-    def add(k: int, s: _Sums) -> _Sums:
-        n, closes = contracts[k], closes_bucket[k]
+    def add(s: _Sums, leg: Any) -> tuple[_Sums, None]:
+        instrument, n, closes = leg
         size = jnp.abs(n)
-        row = _row(table.features, instruments[k])
-        charges = _row(table.charges, instruments[k])
+        row = _row(table.features, instrument)
+        charges = _row(table.charges, instrument)
         delta = s.bucket_delta + n * charges[BASIS_USD]
         vega = s.bucket_vega + n * charges[VEGA_USD]
         return _Sums(
-            features=tuple(f + n * row[j] for j, f in enumerate(s.features)),
+            features=s.features + n * row,
             gross=s.gross + size * row[GROSS],
             fee=s.fee + size * charges[FEE_EVEN_USD] + n * charges[FEE_ODD_USD],
             basis=s.basis + jnp.where(closes, jnp.abs(delta) * charges[MOVE], 0.0),
@@ -91,9 +83,9 @@ def _add_legs(
             vega_gross=s.vega_gross + jnp.where(closes, jnp.abs(vega), 0.0),
             bucket_delta=jnp.where(closes, 0.0, delta),
             bucket_vega=jnp.where(closes, 0.0, vega),
-        )
+        ), None
 
-    return _over_legs(instruments.shape[0], add, sums)
+    return _over_legs(add, sums, (instruments, contracts, closes_bucket))
 
 
 def unit_exposure(
@@ -109,7 +101,7 @@ def unit_exposure(
         options: the expiring legs of a unit that holds options, None for a linear unit.
     """
     zero = jnp.zeros((), table.features.dtype)
-    sums = _Sums((zero,) * NUM_FEATURES, *([zero] * 7))
+    sums = _Sums(jnp.zeros(NUM_FEATURES, zero.dtype), *([zero] * 7))
     sums = _add_legs(sums, table, *legs)
     linear_delta = sums.features[DELTA]
     scenario = None
@@ -117,9 +109,9 @@ def unit_exposure(
         sums = _add_legs(sums, table, *options)
         scenario = scenario_sum(table.scenarios, options[0], options[1])
     return Exposure(
-        quote_value=sums.features[VALUE],
+        quote_value=tuple(sums.features[VALUE]),
         coin_value=sums.features[COIN_VALUE],
-        cash_usd=sums.features[CASH],
+        cash_usd=tuple(sums.features[CASH]),
         delta_coin=sums.features[DELTA],
         linear_delta_coin=linear_delta,
         gross_usd=sums.gross,

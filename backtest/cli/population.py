@@ -16,7 +16,7 @@ from backtest.tables import atomic_write_bytes
 def population(
     config: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG.toml", help="Configuration; only [population] is read."),
+        typer.Argument(metavar="CONFIG.toml", help="Configuration; of it, section population."),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="DATASET", help="Market dataset to add accounts to.")
@@ -33,9 +33,9 @@ def population(
 ) -> None:
     """Add seeded synthetic accounts to a market dataset.
 
-    Books are drawn by archetype (directional, basis, strangles, market makers, ...) and sized so
-    that they start healthy; every parameter is assumed. The same seed gives the same accounts,
-    whatever the number of buckets or accounts.
+    Books are drawn by archetype (directional, basis, strangles, ...) and sized so
+    that they start healthy; every parameter is assumed. The same seed gives the
+    same accounts, whatever the number of buckets or accounts.
 
     Example: pmstress population configs/demo.toml --out build/datasets/demo
     """

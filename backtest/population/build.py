@@ -109,13 +109,27 @@ def build_population(
         if progress is not None:
             progress(done, config.accounts)
     writer.finish()
-    report = PopulationReport(
-        name=dataset.meta.name,
+    seconds = time.perf_counter() - began
+    report = _report(dataset.meta.name, config, stage, tally, rows, seconds)
+    report.save(dataset_root)
+    return report
+
+
+def _report(
+    name: str,
+    config: PopulationConfig,
+    stage: "_Stage",
+    tally: Tally,
+    rows: dict[str, int],
+    seconds: float,
+) -> PopulationReport:
+    return PopulationReport(
+        name=name,
         accounts=config.accounts,
         buckets=config.bucket_count(),
         snapshots=[time.to_pydatetime() for time in stage.times],
         rows=rows,
-        seconds=round(time.perf_counter() - began, 3),
+        seconds=round(seconds, 3),
         left_out=stage.mix.left_out,
         archetypes=tally.summaries(),
         equity_edges_usd=EQUITY_EDGES_USD.tolist(),
@@ -124,8 +138,6 @@ def build_population(
         level_edges=[*LEVEL_EDGES[:-1].tolist(), None],
         config=config,
     )
-    report.save(dataset_root)
-    return report
 
 
 def _refuse_or_clear(dataset: Dataset, overwrite: bool, clear: bool) -> None:

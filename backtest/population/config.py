@@ -193,8 +193,10 @@ class Trading(Model):
     """Some legs grow or shrink, one may be closed."""
     close_share: Share = 0.01
     """The whole book is closed at the mark."""
-    open_share: Share = 0.03
+    open_share: Share = 0.10
     """A flat account opens a new book of its archetype."""
+    roll_share: Share = 0.60
+    """An account of which a contract expired closes the rest and opens a new book."""
     cash_share: Share = 0.02
     """Cash is paid in or taken out."""
     cash_size: Annotated[float, Field(ge=0.0, le=0.5)] = 0.10

@@ -53,16 +53,19 @@ def next_books(books: Books, before: Universe, after: Maker, settle: Floats, ste
     draws = Draws(after.config.seed, books.number, f"snapshot/{step}")
     legs = entries_filled(books.legs, before)
     cash = books.cash.copy()
+    expired = universe.market.expiry[legs.instrument] <= universe.time
+    rolls = np.bincount(legs.account[expired], minlength=len(cash)) > 0
+    rolls &= draws.uniform("roll") < trading.roll_share
     legs = _expire(universe, legs, settle, cash)
     worth = _worth(universe, legs, cash)
     level = estimate_books(after, legs, worth, books.limit).level
-    closing = draws.uniform("close") < trading.close_share
+    closing = (draws.uniform("close") < trading.close_share) | rolls
     if trading.close_liquidated:
         closing |= level <= 1.0
     legs = _trade(after, draws, legs, cash, closing)
     _pay(after, draws, cash, worth.sum(axis=1), level)
     now = replace(books, legs=legs, cash=cash, shown=settled(universe, legs, len(cash)))
-    now = _reopen(after, draws, now)
+    now = _reopen(after, draws, now, rolls)
     return _finished(after, now)
 
 
@@ -147,14 +150,15 @@ def _pay(after: Maker, draws: Draws, cash: Floats, equity: Floats, level: Floats
     cash[:, home] += np.where(pays & ((amount > 0.0) | (level > 3.0)), amount, 0.0)
 
 
-def _reopen(after: Maker, draws: Draws, books: Books) -> Books:
+def _reopen(after: Maker, draws: Draws, books: Books, rolls: Bools) -> Books:
     """Some accounts without positions start a new book with the equity that they have."""
     universe = after.universe
     equity = _worth(universe, books.legs, books.cash).sum(axis=1)
     flat = np.bincount(books.legs.account, minlength=len(equity)) == 0
     able = np.array([n != "flat" and KINDS[n].coins(universe).any() for n in ARCHETYPES])
     opens = flat & able[books.archetype] & (equity > _LEAST_EQUITY_USD)
-    rows = np.flatnonzero(opens & (draws.uniform("open") < after.config.trading.open_share))
+    wants = rolls | (draws.uniform("open") < after.config.trading.open_share)
+    rows = np.flatnonzero(opens & wants)
     if len(rows) == 0:
         return books
     fresh = make_books(after, draws.of(rows), books.archetype[rows], equity[rows])

@@ -71,10 +71,8 @@ class Universe:
     perp: Ints
     inverse_futures: Ragged
     linear_futures: Ragged
-    options: Ragged
     chains: Ragged
     by_delta: Ints
-    chain_years: Floats
 
     def option_near(self, chain: Ints, put: Ints | int, delta: Floats) -> Ints:
         """The option of each chain whose absolute delta is nearest to ``delta``."""
@@ -117,7 +115,7 @@ def make_universe(
     ready &= (market.kind != OPTION) | (np.isfinite(prices["iv"]) & (prices["mark"] > 0))
     if not ready.any():
         raise DataError(f"marks: no derivative can be opened at {time.isoformat()}")
-    chains, by_delta, chain_years = _chains(market, prices["delta"], ready, prices["years"])
+    chains, by_delta = _chains(market, prices["delta"], ready)
     return Universe(
         market=market,
         time=now,
@@ -130,10 +128,8 @@ def make_universe(
         perp=_perps(market, ready),
         inverse_futures=_ragged(market, ready & (market.kind == FUTURE) & market.inverse),
         linear_futures=_ragged(market, ready & (market.kind == FUTURE) & ~market.inverse),
-        options=_ragged(market, ready & (market.kind == OPTION)),
         chains=chains,
         by_delta=by_delta,
-        chain_years=chain_years,
     )
 
 
@@ -242,9 +238,7 @@ def _ragged(market: Catalogue, wanted: Bools) -> Ragged:
     return Ragged(np.cumsum(count) - count, count, rows)
 
 
-def _chains(
-    market: Catalogue, delta: Floats, ready: Bools, years: Floats
-) -> tuple[Ragged, Ints, Floats]:
+def _chains(market: Catalogue, delta: Floats, ready: Bools) -> tuple[Ragged, Ints]:
     rows = np.flatnonzero(ready & (market.kind == OPTION))
     size = np.abs(delta[rows]) / market.multiplier[rows]
     rows = rows[(size > 0.01) & (size < 0.99)]
@@ -259,7 +253,7 @@ def _chains(
     count = np.bincount(owner, minlength=len(market.coins)).astype(np.int64)
     table = np.stack([t for _, t in groups]) if groups else np.zeros((0, 2, DELTA_STEPS), np.int64)
     place = np.arange(len(groups), dtype=np.int64)
-    return Ragged(np.cumsum(count) - count, count, place), table, years[table[:, 0, 0]]
+    return Ragged(np.cumsum(count) - count, count, place), table
 
 
 def _nearest(size: Floats, rows: Ints) -> Ints:

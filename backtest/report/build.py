@@ -52,7 +52,7 @@ def build_report(results: Results | str | Path) -> ReportFiles:
 
 def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     """Writes each figure as PNG and returns its inline SVG by name."""
-    drawn = {name: draw(results) for name, draw in FIGURES.items()}
+    drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         drawn[f"flips-{i}"] = figure_flips(results, challenger)
     pictures: dict[str, str] = {}
@@ -60,6 +60,10 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
         pictures[name] = theme.to_svg(figure, name)
         (folder / f"{name}.png").write_bytes(theme.to_png(figure))
     return pictures
+
+
+def _is_shown(name: str, results: Results) -> bool:
+    return name != "flips" or bool(results.challengers)
 
 
 def _write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:

@@ -13,7 +13,7 @@ class Cell:
     """One cell: what is shown, what it sorts by, a second line, and its role."""
 
     shown: str
-    order: float | str | None = None
+    order: float | int | str | None = None
     note: str = ""
     role: str = ""
 
@@ -99,8 +99,8 @@ def ratio(value: object) -> str:
 
 
 def moment(value: object) -> str:
-    """A UTC time."""
-    return text.time(value)
+    """A UTC time; the heading names the zone."""
+    return text.time(value).removesuffix(f"{text.SPACE}UTC")
 
 
 def change(value: object) -> str:

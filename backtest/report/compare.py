@@ -93,22 +93,38 @@ def pair_accounts(results: Results, champion: str, challenger: str) -> pd.DataFr
     level, NaN where nothing was required), ``outcome`` (one of ``OUTCOMES``), ``flip_time`` (first
     liquidation under the only set that liquidates the account, else NaT).
     """
-    key = ("pairs", champion, challenger)
-    if key not in results.memo:
-        if champion == challenger:
-            raise ConfigError(f"champion and challenger are both {champion!r}; name two sets")
-        results.memo[key] = _pair(results, champion, challenger)
-    return results.memo[key][0]
+    return _pairs(results, champion, challenger)[0]
+
+
+def _pairs(results: Results, champion: str, challenger: str) -> tuple[pd.DataFrame, int]:
+    """The pairs and the number of accounts left out; only the last two sets stay in memory."""
+    if champion == challenger:
+        raise ConfigError(f"champion and challenger are both {champion!r}; name two sets")
+    sets, slot = (champion, challenger), ("pairs",)
+    if slot not in results.memo or results.memo[slot][0] != sets:
+        results.memo.pop(slot, None)
+        results.memo[slot] = (sets, _pair(results, champion, challenger))
+    return results.memo[slot][1]
 
 
 def pairing(results: Results, champion: str, challenger: str) -> Pairing:
     """Counts of the flip table with McNemar's test."""
-    outcome = frames.counted(pair_accounts(results, champion, challenger)["outcome"])
-    counts = {str(k): int(v) for k, v in outcome.items()}
-    both, only_a, only_b, neither = (counts.get(k, 0) for k in OUTCOMES)
-    left_out = results.memo[("pairs", champion, challenger)][1]
-    test = mcnemar(only_a, only_b)
-    return Pairing(champion, challenger, both, only_a, only_b, neither, left_out, test)
+    key = ("pairing", champion, challenger)
+    if key not in results.memo:
+        pairs, left_out = _pairs(results, champion, challenger)
+        counts = {str(k): int(v) for k, v in frames.counted(pairs["outcome"]).items()}
+        both, only_a, only_b, neither = (counts.get(k, 0) for k in OUTCOMES)
+        results.memo[key] = Pairing(
+            champion,
+            challenger,
+            both=both,
+            only_champion=only_a,
+            only_challenger=only_b,
+            neither=neither,
+            not_paired=left_out,
+            test=mcnemar(only_a, only_b),
+        )
+    return results.memo[key]
 
 
 def _pair(results: Results, champion: str, challenger: str) -> tuple[pd.DataFrame, int]:
@@ -131,8 +147,9 @@ def _pair(results: Results, champion: str, challenger: str) -> tuple[pd.DataFram
     pairs["level_champion"] = a["worst_margin_level"].to_numpy(dtype=float)
     pairs["level_challenger"] = b["worst_margin_level"].to_numpy(dtype=float)
     pairs["outcome"] = pd.Categorical.from_codes(code, categories=list(OUTCOMES))
-    pairs = frames.rows(pd.DataFrame(pairs), keep)
-    return pairs, total - len(pairs)
+    if not keep.all():
+        pairs = frames.rows(pd.DataFrame(pairs), keep)
+    return pd.DataFrame(pairs), total - len(pairs)
 
 
 def _outcomes(results: Results, parameter_set: str, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -186,7 +203,13 @@ def flip_table(results: Results, champion: str, challenger: str) -> pd.DataFrame
     Columns: dimension, group, accounts, both, only_champion, only_challenger, neither, net. Groups
     of a dimension add up to the flip table of all accounts.
     """
-    pairs = pair_accounts(results, champion, challenger)
+    key = ("flip_table", champion, challenger)
+    if key not in results.memo:
+        results.memo[key] = _flip_table(pair_accounts(results, champion, challenger))
+    return results.memo[key]
+
+
+def _flip_table(pairs: pd.DataFrame) -> pd.DataFrame:
     outcome = pd.Categorical(pairs["outcome"], categories=list(OUTCOMES))
     found = []
     for dimension, group in bands(pairs).items():
@@ -205,7 +228,11 @@ def flip_table(results: Results, champion: str, challenger: str) -> pd.DataFrame
 
 def flipped_accounts(results: Results, champion: str, challenger: str) -> pd.DataFrame:
     """Accounts that one set liquidates and the other does not, the largest first."""
-    pairs = pair_accounts(results, champion, challenger)
-    flipped = frames.rows(pairs, pairs["outcome"].isin(["only_champion", "only_challenger"]))
-    flipped = flipped.assign(outcome=flipped["outcome"].astype(str))
-    return frames.ordered(flipped, ["start_gross_notional_usd", "account_id"], [False, True])
+    key = ("flipped_accounts", champion, challenger)
+    if key not in results.memo:
+        pairs = pair_accounts(results, champion, challenger)
+        flipped = frames.rows(pairs, pairs["outcome"].isin(["only_champion", "only_challenger"]))
+        flipped = flipped.assign(outcome=flipped["outcome"].astype(str))
+        order = ["start_gross_notional_usd", "account_id"]
+        results.memo[key] = frames.ordered(flipped, order, [False, True])
+    return results.memo[key]

@@ -164,7 +164,8 @@ def figure_flips(results: Results, challenger: str | None = None) -> Figure:
 
 def _draw_flips(axis: Axes, rows: pd.DataFrame) -> None:
     y = np.arange(len(rows))
-    saved, new = rows["only_champion"].to_numpy(), rows["only_challenger"].to_numpy()
+    saved = frames.numbers(rows, "only_champion")
+    new = frames.numbers(rows, "only_challenger")
     axis.barh(y, -saved, color=SAVED, height=0.72, label="saved (left)")
     axis.barh(
         y,
@@ -186,7 +187,7 @@ def _draw_flips(axis: Axes, rows: pd.DataFrame) -> None:
     axis.grid(visible=False, axis="y")
 
 
-def _note(axis: Axes, words: str, at: tuple[float, float], offset: int) -> None:
+def _note(axis: Axes, words: str, at: tuple[float, int], offset: int) -> None:
     side = "left" if offset > 0 else "right"
     axis.annotate(
         words, at, (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=7.5

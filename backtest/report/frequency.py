@@ -86,6 +86,15 @@ def _flip_draws(
     results: Results, champion: str, challenger: str
 ) -> tuple[float, np.ndarray | None]:
     """Share newly liquidated less share saved among paired accounts, and its resamples."""
+    key = ("flip_draws", champion, challenger)
+    if key not in results.memo:
+        results.memo[key] = _compute_flip_draws(results, champion, challenger)
+    return results.memo[key]
+
+
+def _compute_flip_draws(
+    results: Results, champion: str, challenger: str
+) -> tuple[float, np.ndarray | None]:
     pairs = pair_accounts(results, champion, challenger)
     if not len(pairs):
         return float("nan"), None

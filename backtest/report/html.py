@@ -101,7 +101,7 @@ def _parameter_sets(results: Results) -> PageTable:
         Column("hash", "Hash"),
         Column("model", "Model"),
         Column("era", "Era"),
-        Column("effective", "Effective", cells.moment),
+        Column("effective", "Effective", cells.moment, "UTC"),
         *(Column(name, name.capitalize(), cells.count) for name in LABELS.values()),
         Column("numbers", "Values", cells.count),
     ]

@@ -323,8 +323,8 @@ _LOSSES = (
     Column("segment", "Segment"),
     Column("bad_debt_usd", "Bad debt", cells.money),
     Column("start_gross_notional_usd", "Gross notional", cells.money, "at the start"),
-    Column("first_liquidation_time", "First liquidated", cells.moment),
-    Column("worst_time", "Worst time", cells.moment),
+    Column("first_liquidation_time", "First liquidated", cells.moment, "UTC"),
+    Column("worst_time", "Worst time", cells.moment, "UTC"),
     Column("worst_total_mmr", "Total MMR", cells.money, "at the worst time"),
     Column("largest", "Largest charge"),
 )

@@ -4,6 +4,7 @@ import datetime as dt
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 
@@ -11,6 +12,8 @@ SPACE = "\u00a0"  # a unit never stands on a line of its own
 MINUS = "\u2212"
 NONE = "\u2013"
 TIMES = "\u00d7"
+Real = float | int | np.number
+"""Any real number, as Python, NumPy or a data frame gives it."""
 _SCALES = ((1e12, "tn"), (1e9, "bn"), (1e6, "m"), (1e3, "k"))
 
 
@@ -19,7 +22,7 @@ def is_missing(value: object) -> bool:
     return value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
-def number(value: float | int | None, digits: int = 0) -> str:
+def number(value: Real | None, digits: int = 0) -> str:
     """A number with thousands separators, ``–`` where there is none."""
     if value is None or is_missing(float(value)):
         return NONE
@@ -30,7 +33,7 @@ def number(value: float | int | None, digits: int = 0) -> str:
     return f"{MINUS}{text}" if negative else text
 
 
-def significant(value: float | None, digits: int = 3) -> str:
+def significant(value: Real | None, digits: int = 3) -> str:
     """A number with about ``digits`` significant digits, scientific where it is tiny."""
     if value is None or is_missing(float(value)) or math.isinf(value):
         return number(value)
@@ -38,11 +41,11 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     if abs(value) < 1e-4:
         return f"{value:.{digits - 1}e}".replace("-", MINUS)
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return number(value, places)
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding, so 0.9996 is 1.00
+    return number(value, max(0, digits - 1 - exponent))
 
 
-def percent(fraction: float | None) -> str:
+def percent(fraction: Real | None) -> str:
     """A fraction as percent: one digit, more where the share is small."""
     if fraction is None or is_missing(float(fraction)):
         return NONE
@@ -53,7 +56,7 @@ def percent(fraction: float | None) -> str:
     return f"{number(value, digits)}{SPACE}%"
 
 
-def points(fraction: float | None, signed: bool = True) -> str:
+def points(fraction: Real | None, signed: bool = True) -> str:
     """A difference of two shares in percentage points, with its sign."""
     if fraction is None or is_missing(float(fraction)):
         return NONE
@@ -63,7 +66,7 @@ def points(fraction: float | None, signed: bool = True) -> str:
     return f"{plus}{text}{SPACE}pp"
 
 
-def usd(value: float | None) -> str:
+def usd(value: Real | None) -> str:
     """An amount of USD in k, m, bn or tn with three significant digits."""
     if value is None or is_missing(float(value)):
         return NONE
@@ -76,14 +79,14 @@ def usd(value: float | None) -> str:
     return f"USD{SPACE}{number(value, 0 if size >= 100 or size == 0 else 2)}"
 
 
-def p_value(p: float | None) -> str:
+def p_value(p: Real | None) -> str:
     """A p value; never a false zero."""
     if p is None or is_missing(float(p)):
         return NONE
     return "< 0.0001" if p < 1e-4 else number(p, 4)
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: Real | None) -> str:
     """A length of time in the two largest units."""
     if seconds is None or is_missing(float(seconds)):
         return NONE
@@ -110,7 +113,7 @@ def time(value: object) -> str:
     return f"{stamp:%Y-%m-%d %H:%M}{SPACE}UTC"
 
 
-def interval(low: float | None, high: float | None, show: str = "percent") -> str:
+def interval(low: Real | None, high: Real | None, show: str = "percent") -> str:
     """An interval in words, ``–`` where there is none."""
     if low is None or high is None or is_missing(float(low)) or is_missing(float(high)):
         return NONE
@@ -118,7 +121,7 @@ def interval(low: float | None, high: float | None, show: str = "percent") -> st
     return f"{shown(low)} to {shown(high)}"
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
+def plural(count: Real, one: str, many: str | None = None) -> str:
     """A count with its noun."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 

@@ -49,7 +49,8 @@ CHARGE_NAMES = {
     "mr9": "MR9 stablecoin depeg",
 }
 SET_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-SET_STYLES = (
+LineStyle = str | tuple[int, tuple[int | float, ...]]
+SET_STYLES: tuple[LineStyle, ...] = (
     "-",
     (0, (5, 1.5)),
     (0, (1, 1)),
@@ -181,7 +182,7 @@ def set_color(position: int) -> str:
     return SET_COLORS[position % MOST_SETS]
 
 
-def set_style(position: int) -> str | tuple[int, tuple[float, ...]]:
+def set_style(position: int) -> LineStyle:
     """Line style of the n-th set, so that colour is never the only difference."""
     return SET_STYLES[position % MOST_SETS]
 

@@ -31,6 +31,9 @@ BASIS_USD, MOVE, VEGA_USD, FEE_EVEN_USD, FEE_ODD_USD = range(5)
 NUM_CHARGE_FEATURES = 5
 
 MR1, MR2, MR3, MR4, MR5, MR6, MR7, MR8, MR9 = range(9)
+COMPETING = (MR1, MR2, MR6)
+"""Charges that may compete for the worst one; a parameter set chooses among them."""
+
 COMBINE = ("points", "percent", "max", "min")
 DAYS_PER_YEAR = 365.0
 
@@ -328,15 +331,18 @@ def scenario_pnl(
     return cells
 
 
-def worst_charge(charges: Charges, params: OkxParameters) -> Float[Array, ""]:
-    """Largest of the charges that compete (MR1, MR2, MR6 as published)."""
+def worst_charge(
+    charges: Charges, params: OkxParameters, without: int | None = None
+) -> Float[Array, "..."]:
+    """Largest of the charges that compete (MR1, MR2, MR6 as published), optionally less one."""
     worst = jnp.zeros_like(charges.mr1)
     for k, charge in enumerate(jax.tree.leaves(charges)):
-        worst = jnp.maximum(worst, jnp.where(params.worst_of[k], charge, 0.0))
+        if k in COMPETING and k != without:
+            worst = jnp.maximum(worst, jnp.where(params.worst_of[k], charge, 0.0))
     return worst
 
 
-def added_charges(charges: Charges) -> Float[Array, ""]:
+def added_charges(charges: Charges) -> Float[Array, "..."]:
     """The charges that are added to the worst one."""
     return charges.mr3 + charges.mr4 + charges.mr5 + charges.mr9
 
