@@ -5,7 +5,7 @@ their order. The shape of an account never depends on the others, so results can
 bucket count, batch size or order of rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,10 +34,9 @@ class Shape:
 
 SHAPES = (
     Shape(1, 2, 0, 0),
-    Shape(2, 4, 0, 0),
-    Shape(8, 8, 0, 0),
-    Shape(2, 2, 1, 4),
-    Shape(4, 4, 2, 8),
+    Shape(4, 2, 0, 0),
+    Shape(1, 1, 1, 4),
+    Shape(2, 2, 2, 8),
     Shape(8, 8, 2, 64),
 )
 """Classes in order of cost; anything wider takes powers of two."""
@@ -67,11 +66,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Batch:
-    """Accounts of one shape class: a book with accounts on the last axis, and who they are."""
+    """Accounts of one shape class: a book with accounts on the last axis, and who they are.
+
+    ``tiles`` is the engine's: device copies of the book, kept for the next window and set.
+    """
 
     shape: Shape
     accounts: np.ndarray
     book: Book
+    tiles: dict[tuple[int, int], Book] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

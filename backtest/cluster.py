@@ -57,7 +57,11 @@ def replay_buckets(
     """
     if scheduler is None:
         tasks = [dask.delayed(replay_bucket)(config, plan, out, b, on_cell) for b in plan.buckets]
-        reports = list(dask.compute(*tasks, scheduler="threads" if workers > 1 else "synchronous", num_workers=workers))
+        reports = list(
+            dask.compute(
+                *tasks, scheduler="threads" if workers > 1 else "synchronous", num_workers=workers
+            )
+        )
     else:
         from distributed import Client
 

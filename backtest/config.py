@@ -147,8 +147,6 @@ def load_config(path: str | Path) -> RunConfig:
     sets = [s.model_copy(update={"file": base / s.file}) for s in config.parameter_sets]
     for chosen in sets:
         if not chosen.file.is_file():
-            raise ConfigError(
-                f"{path}: parameter_sets '{chosen.name}': no such file {chosen.file}"
-            )
+            raise ConfigError(f"{path}: parameter_sets '{chosen.name}': no such file {chosen.file}")
     where = config.dataset.model_copy(update={"path": (base / config.dataset.path).resolve()})
     return config.model_copy(update={"dataset": where, "parameter_sets": sets})

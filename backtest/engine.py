@@ -7,6 +7,7 @@ input once; the account states then advance through the times.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ from kernels.table import model_columns, shared_features
 
 SUM_UNIT_USD = 1e-4
 """Sums over accounts count in hundredths of a cent as integers: exact in any order."""
+
+WIDE_LEGS, WIDE_NARROWING = 32, 4
+"""Books with this many option legs take tiles this much smaller."""
 
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
 CHARGES = tuple(f"mr{k}" for k in range(1, 10))
@@ -130,7 +134,7 @@ class Engine:
         self.hot_dtype = jnp.dtype(precision)
         self.num_segments = num_segments
         self.devices = devices or jax.local_devices()
-        self.tile_accounts = tile_accounts * len(self.devices)
+        self._tile_accounts = tile_accounts
         self._sharding = None
         if len(self.devices) > 1:
             self._sharding = NamedSharding(Mesh(np.asarray(self.devices), ("account",)), PartitionSpec())
@@ -181,12 +185,17 @@ class Engine:
             segment: segment code of each account.
             time_ids: index of each time on the run's grid, -1 = padding.
         """
-        size = len(batch.accounts)
+        size, tile = len(batch.accounts), self.tile_size(batch)
         results = []
-        for start in range(0, size, self.tile_accounts):
-            part = slice(start, min(start + self.tile_accounts, size))
+        for start in range(0, size, tile):
+            part = slice(start, min(start + tile, size))
             results.append(self._tile(batch, state, priced, segment, time_ids, part))
         return _join(results)
+
+    def tile_size(self, batch: Batch) -> int:
+        """Accounts a tile over all devices; wide books take smaller tiles to stay in cache."""
+        narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
+        return max(8, self._tile_accounts // narrowing) * len(self.devices)
 
     def _tile(
         self,
@@ -198,14 +207,13 @@ class Engine:
         part: slice,
     ) -> TileResult:
         count = part.stop - part.start
-        padded = self.tile_accounts
+        padded = self.tile_size(batch)
 
         def cut(x: Any) -> Any:
-            piece = np.asarray(x)[..., part]
-            spare = [(0, 0)] * (piece.ndim - 1) + [(0, padded - count)]
-            return self._place(np.pad(piece, spare))
+            return self._place(_padded(np.asarray(x), part, padded))
 
-        book, mine = jax.tree.map(cut, batch.book), jax.tree.map(cut, state)
+        book = self._tile_book(batch, part, cut)
+        mine = jax.tree.map(cut, state)
         valid = self._place(np.arange(padded) < count)
         margin = margins_over_times(book, priced.tables, priced.params)
         new_state, codes = _advance(mine, margin, time_ids.astype(np.int32), priced.params)
@@ -219,12 +227,29 @@ class Engine:
             jax.tree.map(keep, new_state), keep(codes), jax.tree.map(keep, margin), sums
         )
 
+    def _tile_book(self, batch: Batch, part: slice, cut: Callable[[Any], Any]) -> Book:
+        """A tile's book on its devices, kept with the batch for the next window and set."""
+        key = (id(self), part.start)
+        if key not in batch.tiles:
+            batch.tiles[key] = jax.tree.map(lambda x: jnp.asarray(cut(x)), batch.book)
+        return batch.tiles[key]
+
     def _place(self, x: np.ndarray) -> Any:
         """Spread the account axis (the last one) over the devices."""
         if self._sharding is None:
             return x
         spec = PartitionSpec(*([None] * (x.ndim - 1)), "account")
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
+
+
+def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
+    """A slice of the last axis, filled up with zeros."""
+    piece = x[..., part]
+    if piece.shape[-1] == size:
+        return piece
+    out = np.zeros((*piece.shape[:-1], size), piece.dtype)
+    out[..., : piece.shape[-1]] = piece
+    return out
 
 
 def _join(results: list[TileResult]) -> TileResult:

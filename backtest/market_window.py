@@ -6,6 +6,7 @@ time at or before their expiry.
 """
 
 from dataclasses import dataclass, field
+from typing import SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def micros(times: pd.Series | pd.DatetimeIndex) -> np.ndarray:
     return values.as_unit("us").to_numpy().astype("int64")
 
 
-def stamp(time_us: int) -> pd.Timestamp:
+def stamp(time_us: SupportsInt) -> pd.Timestamp:
     """UTC timestamp of microseconds since the epoch."""
     return pd.Timestamp(int(time_us), unit="us", tz="UTC")
 
@@ -144,7 +145,7 @@ class MarketSource:
         )
 
     def _index(self, times_us: np.ndarray) -> np.ndarray:
-        rows = self._index_rows(times_us[0] - self.max_staleness_us, times_us[-1])
+        rows = self._index_rows(int(times_us[0]) - self.max_staleness_us, int(times_us[-1]))
         known = last_known(
             rows["_us"].to_numpy(),
             rows["_column"].to_numpy(),
@@ -166,7 +167,7 @@ class MarketSource:
 
     def _marks(self, times_us: np.ndarray) -> np.ndarray:
         columns = ["mark_price", "forward", "mark_iv"]
-        rows = self._mark_rows(times_us[0] - self.max_staleness_us, times_us[-1])
+        rows = self._mark_rows(int(times_us[0]) - self.max_staleness_us, int(times_us[-1]))
         return last_known(
             rows["_us"].to_numpy(),
             rows["_column"].to_numpy(),

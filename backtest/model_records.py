@@ -90,81 +90,109 @@ def okx_parameters(numbers: dict[str, Any], currencies: Currencies) -> okx.OkxPa
             f"quote_currencies {numbers['quote_currencies']}: this version supports {list(QUOTES)}"
         )
     group = _groups(numbers["groups"], currencies)
-    volatility, basis, fee = numbers["mr1"]["volatility"], numbers["mr4"], numbers["mr7"]
-    depeg, rate, levels = numbers["mr9"], numbers["mr5"], numbers["levels"]
+    return okx.OkxParameters(
+        **_scenario_fields(numbers, group),
+        **_rate_fields(numbers, group),
+        **_fee_fields(numbers["mr7"], group, currencies),
+        **_depeg_fields(numbers["mr9"]),
+        **_account_fields(numbers, currencies),
+        worst_of=jnp.asarray([f"mr{k + 1}" in numbers["aggregation"]["worst"] for k in range(9)]),
+        imr_factor=_float(numbers["aggregation"]["imr_factor"]),
+    )
 
-    def by_group(table: dict[str, Any]) -> Array:
-        return _float([table[g] for g in group])
 
+def _scenario_fields(numbers: dict[str, Any], group: list[str]) -> dict[str, Any]:
+    """Price moves and volatility shocks: MR1, MR2, MR6."""
     moves = [_mirrored(numbers["mr1"]["price_moves"][g]) for g in group]
     if len(moves[0]) != okx.NUM_MOVES:
         raise ConfigError(
             f"mr1.price_moves: {len(moves[0])} prices, this version evaluates {okx.NUM_MOVES} "
             "(0 and three moves, up and down)"
         )
+    volatility = numbers["mr1"]["volatility"]
+    return {
+        "price_moves": _float(moves),
+        "points_days": _nodes(volatility["points_days"]),
+        "points": _nodes(volatility["points"]),
+        "percent_days": _nodes(volatility["percent_days"]),
+        "percent": _nodes(volatility["percent"]),
+        "has_points": jnp.asarray(len(volatility["points"]) > 0),
+        "has_percent": jnp.asarray(len(volatility["percent"]) > 0),
+        "combine": jnp.asarray(okx.COMBINE.index(volatility["combine"]), jnp.int32),
+        "vol_floor": _float(volatility["floor"]),
+        "pnl_in_coin": jnp.asarray(numbers["option_pnl"] == "coin"),
+        "theta_days": _float(numbers["mr2"]["days"]),
+        "extreme_move": _float([numbers["mr6"]["extreme_move"][g] for g in group]),
+        "extreme_factor": _float(numbers["mr6"]["factor"]),
+    }
+
+
+def _rate_fields(numbers: dict[str, Any], group: list[str]) -> dict[str, Any]:
+    """Vega, basis and interest rates: MR3, MR4, MR5."""
+    vega, basis, rate = numbers["mr3"], numbers["mr4"], numbers["mr5"]
+    return {
+        "vega_rate": _float(vega["rate"]),
+        "vega_reference_days": _float(vega["reference_days"]),
+        "vega_min_days": _float(vega["min_days"]),
+        "basis_near": _float([basis["near"][g] for g in group]),
+        "basis_annual": _float([basis["annual"][g] for g in group]),
+        "basis_charges_spot": jnp.asarray(basis["charge_spot"]),
+        "basis_charges_perpetuals": jnp.asarray(basis["charge_perpetuals"]),
+        "basis_charges_options": jnp.asarray(basis["charge_options"]),
+        "rate_parallel": _float(rate["parallel"]),
+        "rate_slope": _float(rate["slope"]),
+        "rate_slope_span_yr": _float(rate["slope_span_years"]),
+    }
+
+
+def _fee_fields(fee: dict[str, Any], group: list[str], currencies: Currencies) -> dict[str, Any]:
+    """Minimum charge: MR7."""
     linear = [
         fee["coin_linear_rate"].get(name, fee["linear_rate"][g])
         for name, g in zip(currencies.names, group, strict=True)
     ]
+    tiers = [(fee["tiers"][g]["bounds_usd"], fee["tiers"][g]["multipliers"]) for g in group]
+    return {
+        "fee_linear": _float(linear),
+        "fee_short_option": _float(fee["short_option_rate"]),
+        "fee_long_option": _float(fee["long_option_rate"]),
+        "fee_tiers": _marginal(tiers, 16),
+    }
+
+
+def _depeg_fields(depeg: dict[str, Any]) -> dict[str, Any]:
+    """Stablecoin depeg: MR9."""
+    bounds = [0.0, *depeg["bounds_usd"]]
+    return {
+        "depeg_enabled": jnp.asarray(depeg["enabled"]),
+        "depeg_floor_usd": _float(bounds),
+        "depeg_width_usd": _float([*np.diff(bounds), np.inf]),
+        "depeg_calm_index": _float(depeg["calm_index"]),
+        "depeg_calm_rate_step": _float(depeg["calm_rate_step"]),
+        "depeg_stress_index": _float(depeg["stress_index"]),
+        "depeg_base_index": _float(depeg["base_index"]),
+        "depeg_base_rate": _float(depeg["base_rate"]),
+        "depeg_offset": _float(depeg["size_offset"]),
+        "depeg_max_rate": _float(depeg["max_rate"]),
+    }
+
+
+def _account_fields(numbers: dict[str, Any], currencies: Currencies) -> dict[str, Any]:
+    """Collateral, borrowing (MR8) and margin levels."""
     collateral, collateral_in_usd = _collateral(numbers["collateral"], currencies)
     borrowing, borrowing_in_usd = _borrowing(numbers["mr8"]["tiers"], currencies)
-    depeg_bounds = [0.0, *depeg["bounds_usd"]]
-    points, percent = volatility["points"], volatility["percent"]
-    return okx.OkxParameters(
-        price_moves=_float(moves),
-        points_days=_nodes(volatility["points_days"]),
-        points=_nodes(points),
-        percent_days=_nodes(volatility["percent_days"]),
-        percent=_nodes(percent),
-        has_points=jnp.asarray(len(points) > 0),
-        has_percent=jnp.asarray(len(percent) > 0),
-        combine=jnp.asarray(okx.COMBINE.index(volatility["combine"]), jnp.int32),
-        vol_floor=_float(volatility["floor"]),
-        pnl_in_coin=jnp.asarray(numbers["option_pnl"] == "coin"),
-        theta_days=_float(numbers["mr2"]["days"]),
-        vega_rate=_float(numbers["mr3"]["rate"]),
-        vega_reference_days=_float(numbers["mr3"]["reference_days"]),
-        vega_min_days=_float(numbers["mr3"]["min_days"]),
-        basis_near=by_group(basis["near"]),
-        basis_annual=by_group(basis["annual"]),
-        basis_charges_spot=jnp.asarray(basis["charge_spot"]),
-        basis_charges_perpetuals=jnp.asarray(basis["charge_perpetuals"]),
-        basis_charges_options=jnp.asarray(basis["charge_options"]),
-        rate_parallel=_float(rate["parallel"]),
-        rate_slope=_float(rate["slope"]),
-        rate_slope_span_yr=_float(rate["slope_span_years"]),
-        extreme_move=by_group(numbers["mr6"]["extreme_move"]),
-        extreme_factor=_float(numbers["mr6"]["factor"]),
-        fee_linear=_float(linear),
-        fee_short_option=_float(fee["short_option_rate"]),
-        fee_long_option=_float(fee["long_option_rate"]),
-        fee_tiers=_marginal(
-            [(fee["tiers"][g]["bounds_usd"], fee["tiers"][g]["multipliers"]) for g in group], 16
-        ),
-        worst_of=jnp.asarray(
-            [f"mr{k + 1}" in numbers["aggregation"]["worst"] for k in range(9)]
-        ),
-        imr_factor=_float(numbers["aggregation"]["imr_factor"]),
-        depeg_enabled=jnp.asarray(depeg["enabled"]),
-        depeg_floor_usd=_float(depeg_bounds),
-        depeg_width_usd=_float([*np.diff(depeg_bounds), np.inf]),
-        depeg_calm_index=_float(depeg["calm_index"]),
-        depeg_calm_rate_step=_float(depeg["calm_rate_step"]),
-        depeg_stress_index=_float(depeg["stress_index"]),
-        depeg_base_index=_float(depeg["base_index"]),
-        depeg_base_rate=_float(depeg["base_rate"]),
-        depeg_offset=_float(depeg["size_offset"]),
-        depeg_max_rate=_float(depeg["max_rate"]),
-        collateral=collateral,
-        collateral_in_usd=collateral_in_usd,
-        borrowing=borrowing,
-        borrowing_in_usd=borrowing_in_usd,
-        borrow_fee_rate=_float(numbers["mr8"]["fee_rate"]),
-        warning_level=_float(levels["warning"]),
-        liquidation_level=_float(levels["liquidation"]),
-        safe_level=_float(levels["safe"]),
-        min_equity_usd=_float(levels["min_equity_usd"]),
-    )
+    levels = numbers["levels"]
+    return {
+        "collateral": collateral,
+        "collateral_in_usd": collateral_in_usd,
+        "borrowing": borrowing,
+        "borrowing_in_usd": borrowing_in_usd,
+        "borrow_fee_rate": _float(numbers["mr8"]["fee_rate"]),
+        "warning_level": _float(levels["warning"]),
+        "liquidation_level": _float(levels["liquidation"]),
+        "safe_level": _float(levels["safe"]),
+        "min_equity_usd": _float(levels["min_equity_usd"]),
+    }
 
 
 def _float(values: Any) -> Array:
@@ -202,9 +230,7 @@ def _marginal(rows: list[tuple[list[float], list[float]]], width: int) -> Margin
     return MarginalTiers(floor=_float(floor), rate=_float(rate), base=_float(base))
 
 
-def _collateral(
-    table: dict[str, Any], currencies: Currencies
-) -> tuple[MarginalTiers, Array]:
+def _collateral(table: dict[str, Any], currencies: Currencies) -> tuple[MarginalTiers, Array]:
     rows, in_usd = [], []
     for name in currencies.names:
         tiers = table.get(name, table["default"])

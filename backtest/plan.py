@@ -107,7 +107,7 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
     times = grid_times(dataset, start, end, interval_us)
     if not len(times):
         raise DataError(f"{dataset.root}: no index times between {start} and {end}")
-    known = _snapshots(dataset, times[0], times[-1], replay.mode)
+    known = _snapshots(dataset, int(times[0]), int(times[-1]), replay.mode)
     times = times[times >= known[0]]
     instruments = _instruments(dataset, quarantine)
     currencies_known = _index_rows(dataset, times, quarantine)

@@ -41,8 +41,14 @@ def read_portfolios(
     """Read one bucket's portfolios at a snapshot.
 
     Args:
+        dataset: where they are read.
+        plan: the run's plan.
+        snapshot_us: time of the snapshot.
+        bucket: which bucket.
         instruments: held instruments in the order of the instrument axis (without null).
         terms: their terms (with null).
+        currencies: the currency axis.
+        max_staleness_us: oldest mark that stands in for a missing entry price.
     """
     time = stamp(snapshot_us)
     positions = clean_positions(dataset.positions(time, bucket, with_source=True), plan.instruments)

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from backtest.batching import Batch, Terms, batches
 from backtest.cells import Cell, CellStore, safe_name, write_table
@@ -111,7 +110,9 @@ class ReplayContext:
             return priced
 
     def _cached_bytes(self) -> int:
-        leaves = [x for priced in self._priced.values() for w in priced for x in jax.tree.leaves(w.tables)]
+        leaves = [
+            x for priced in self._priced.values() for w in priced for x in jax.tree.leaves(w.tables)
+        ]
         return sum(x.nbytes for x in leaves)
 
     def time_ids(self, window: Window) -> np.ndarray:
@@ -277,7 +278,10 @@ class BucketReplay:
         new = at[is_new]
         if not len(new):
             return
-        legs = ((book.leg_instrument, book.leg_contracts), (book.option_instrument, book.option_contracts))
+        legs = (
+            (book.leg_instrument, book.leg_contracts),
+            (book.option_instrument, book.option_contracts),
+        )
         delta = np.nansum(np.asarray(book.coin_base) * usd[book.unit_coin], axis=0)
         option = np.zeros(len(at))
         kind = self.context.axis(self._portfolios_snapshot()).terms.kind
@@ -366,7 +370,9 @@ def _reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.nda
 
 
 def _count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:
-    counts = dict(zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True))
+    counts = dict(
+        zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True)
+    )
     for name in ids:
         counts[name] = counts.get(name, 0) + times
     extra["quarantined_ids"] = np.asarray(sorted(counts), dtype=str)

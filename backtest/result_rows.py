@@ -253,6 +253,8 @@ def summary_table(
     """Counts and USD sums per segment and time.
 
     Args:
+        name: the parameter set.
+        plan: the run's plan.
         sums: [time, segment, column] integers, money in ten-thousandths of a USD.
         quarantined: [time, segment] accounts.
         column_names: names of the columns of ``sums``.

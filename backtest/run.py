@@ -19,7 +19,7 @@ import numpy as np
 import backtest
 from backtest import cluster
 from backtest.cells import CellStore, safe_name, write_atomically, write_table
-from backtest.config import RunConfig
+from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
 from backtest.engine import SUM_COLUMNS, use_compilation_cache
 from backtest.errors import ConfigError, DataError
@@ -32,6 +32,8 @@ from backtest.result_rows import summary_table
 
 
 MAX_INDEX_ROWS = 200_000
+PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "pyarrow", "dask", "scipy", "equinox")
+"""Libraries whose versions a run records."""
 Progress = Callable[[str], None]
 
 
@@ -41,7 +43,7 @@ def ensure_dataset(config: RunConfig, say: Progress) -> Dataset:
     if not (root / "dataset.json").is_file():
         if config.market is None:
             raise DataError(
-                f"{root}: no dataset there, and the configuration has no [market] section to build it"
+                f"{root}: no dataset there, and the configuration has no [market] to build it"
             )
         say(f"building the market of '{config.name}' in {root}")
         partial = root.with_name(f".{root.name}.building")
@@ -80,7 +82,8 @@ def run(
         scheduler: address of an existing Dask scheduler, None = threads of this process.
         fresh: remove an existing results folder of whatever run first.
         say: receives a line at each stage.
-        on_cell, on_plan: progress callbacks (cells done and account-times; the plan).
+        on_cell: receives cells done and account-times at each finished window.
+        on_plan: receives the plan before the replay.
 
     Returns:
         The manifest, also saved as ``manifest.json``.
@@ -104,7 +107,11 @@ def run(
         f"{len(config.parameter_sets)} parameter sets"
     )
     reports = cluster.replay_buckets(
-        config, plan, out, workers=workers or config.engine.workers, scheduler=scheduler,
+        config,
+        plan,
+        out,
+        workers=workers or config.engine.workers,
+        scheduler=scheduler,
         on_cell=on_cell,
     )
     clock.lap("replay")
@@ -208,6 +215,22 @@ def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
     write_table(out / "report_data" / "index.parquet", table)
 
 
+def _described(chosen: SetSection) -> dict[str, Any]:
+    """A parameter set as the manifest names it, with the provenance of its numbers counted."""
+    loaded = load_parameter_set(chosen.file)
+    labels = [leaf.label for leaf in loaded.leaves()]
+    return {
+        "name": chosen.name,
+        "file": chosen.file.name,
+        "set": loaded.name,
+        "hash": loaded.hash,
+        "model": loaded.model,
+        "era": loaded.era,
+        "effective": str(loaded.effective),
+        "label_counts": {k: labels.count(k) for k in sorted(set(labels))},
+    }
+
+
 def _manifest(
     config: RunConfig,
     plan: Plan,
@@ -217,31 +240,14 @@ def _manifest(
     clock: _Clock,
 ) -> dict[str, Any]:
     names = ("in", "scored", "unpriced", "quarantined")
-    packages = ("jax", "jaxlib", "numpy", "pandas", "pyarrow", "dask", "scipy", "equinox")
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    sets = []
-    for chosen in config.parameter_sets:
-        loaded = load_parameter_set(chosen.file)
-        labels = [leaf.label for leaf in loaded.leaves()]
-        sets.append(
-            {
-                "name": chosen.name,
-                "file": chosen.file.name,
-                "set": loaded.name,
-                "hash": loaded.hash,
-                "model": loaded.model,
-                "era": loaded.era,
-                "effective": str(loaded.effective),
-                "label_counts": {k: labels.count(k) for k in sorted(set(labels))},
-            }
-        )
     return {
         "name": config.name,
         "run_id": identity["run_id"],
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.resolved(),
         "config_hash": identity["config"],
-        "parameter_sets": sets,
+        "parameter_sets": [_described(chosen) for chosen in config.parameter_sets],
         "dataset": {
             "path": str(plan.dataset),
             "name": dataset.meta.name,
@@ -252,7 +258,7 @@ def _manifest(
         "code": {"version": backtest.__version__, "source_hash": identity["code"]},
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
+            **{name: metadata.version(name) for name in PACKAGES},
         },
         "device": {"platform": jax.default_backend(), "count": len(jax.local_devices())},
         "seed": config.seed,

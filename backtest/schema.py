@@ -101,7 +101,9 @@ TABLES: dict[str, Table] = {
             [
                 Column("time", TIME, "UTC"),
                 Column("instrument_id", NAME),
-                Column("mark_price", NUMBER, "settle per coin; USD per coin (inverse); coins (options)"),
+                Column(
+                    "mark_price", NUMBER, "settle per coin; USD per coin (inverse); coins (options)"
+                ),
                 Column("low", NUMBER, "as mark_price", nullable=True),
                 Column("high", NUMBER, "as mark_price", nullable=True),
                 Column("forward", NUMBER, "USD per coin", nullable=True),

@@ -133,17 +133,18 @@ def account_totals(
         OKX portfolio margin rules, sections 5 and 7.
     """
     total = jax.tree.map(lambda x: jnp.sum(x, axis=0), units)
-    mr8, borrow_imr, fee = total.borrow_mmr_usd, total.borrow_imr_usd, total.borrow_fee_usd
-    equity_usd, adjusted = total.equity_usd, total.discounted_usd
-    for q in range(NUM_QUOTES):
-        equity = quote_base[q] + total.quote_value[q]
-        # A quote currency that the account does not hold must not make it unpriced.
-        usd = jnp.where(equity == 0, 1.0, table.currency_usd[q])
-        currency = jnp.full_like(total.charges.mr1, q, jnp.int32)
-        quote_mmr, quote_imr, quote_fee = borrowing(equity, usd, currency, params)
-        mr8, borrow_imr, fee = mr8 + quote_mmr, borrow_imr + quote_imr, fee + quote_fee
-        equity_usd = equity_usd + equity * usd
-        adjusted = adjusted + discounted_usd(equity, usd, currency, params)
+    quote = jnp.arange(NUM_QUOTES, dtype=jnp.int32)
+    equity = quote_base + jnp.stack(total.quote_value)
+    # A quote currency that the account does not hold must not make it unpriced.
+    usd = jnp.where(equity == 0, 1.0, table.currency_usd[:NUM_QUOTES])
+    of_quote = (0, 0, 0, None)
+    debts = jax.vmap(borrowing, in_axes=of_quote)(equity, usd, quote, params)
+    collateral = jax.vmap(discounted_usd, in_axes=of_quote)(equity, usd, quote, params)
+    mr8 = total.borrow_mmr_usd + jnp.sum(debts[0])
+    borrow_imr = total.borrow_imr_usd + jnp.sum(debts[1])
+    fee = total.borrow_fee_usd + jnp.sum(debts[2])
+    equity_usd = total.equity_usd + jnp.sum(equity * usd)
+    adjusted = total.discounted_usd + jnp.sum(collateral)
     total_mmr = total.mmr_usd + mr8
     requirement = total_mmr + fee
     level = jnp.where(requirement > 0, adjusted / requirement, jnp.inf)

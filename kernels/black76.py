@@ -36,9 +36,7 @@ def price_coin(
     """
     d1 = _d1(forward_usd, strike_usd, total_vol)
     d2 = d1 - total_vol
-    return call_sign * (
-        ndtr(call_sign * d1) - strike_usd / forward_usd * ndtr(call_sign * d2)
-    )
+    return call_sign * (ndtr(call_sign * d1) - strike_usd / forward_usd * ndtr(call_sign * d2))
 
 
 def delta(

@@ -37,14 +37,20 @@ def last_root(
         fixed = jnp.sum(jnp.where(is_active, intercept, floor), axis=0)
         return jnp.where(slopes > 0, (budget - fixed) / slopes, otherwise)
 
-    def newton(_, theta):
+    def newton(state):
+        steps, theta, _ = state
         # No active piece: the requirement is flat at this theta, which is the root or beyond it.
         reached = intercept + slope * theta[None, :] > floor
-        return jnp.where(jnp.isinf(theta), theta, solve((slope > 0) & reached, theta))
+        better = jnp.where(jnp.isinf(theta), theta, solve((slope > 0) & reached, theta))
+        return steps + 1, better, jnp.any(better < theta)
+
+    def unfinished(state):
+        steps, _, moved = state
+        return moved & (steps < slope.shape[0])
 
     theta = solve(slope > 0, jnp.inf)
     if slope.shape[0] > 1:
-        theta = jax.lax.fori_loop(0, slope.shape[0], newton, theta)
+        _, theta, _ = jax.lax.while_loop(unfinished, newton, (0, theta, jnp.asarray(True)))
     return jnp.where(at_zero > budget, 0.0, jnp.maximum(theta, 0.0))
 
 

@@ -80,6 +80,9 @@ def advance(
     )
     worse = priced & (level < state.worst_level)
 
+    def count(so_far: Int[Array, ""], happened: Bool[Array, ""]) -> Int[Array, ""]:
+        return so_far + happened.astype(so_far.dtype)
+
     def keep_worst(new, old):
         return jnp.where(worse, new, old)
 
@@ -93,11 +96,11 @@ def advance(
         is_warned=is_warned,
         in_episode=in_episode,
         is_bankrupt=is_bankrupt,
-        episodes=state.episodes + started,
+        episodes=count(state.episodes, started),
         first_time=jnp.where(started & (state.first_time < 0), time, state.first_time),
-        scored=state.scored + priced,
-        unpriced=state.unpriced + ~priced,
-        liquidation_times=state.liquidation_times + at_trigger,
+        scored=count(state.scored, priced),
+        unpriced=count(state.unpriced, ~priced),
+        liquidation_times=count(state.liquidation_times, at_trigger),
         worst_level=keep_worst(level, state.worst_level),
         worst_time=keep_worst(time, state.worst_time),
         worst_adjusted_equity=keep_worst(margin.adjusted_equity, state.worst_adjusted_equity),

@@ -101,7 +101,7 @@ def contract_features(
     value = jnp.where(contract.kind == NULL, 0.0, value)
     cash, delta, gross = (jnp.where(exposed, x, 0.0) for x in (cash, delta, gross))
 
-    groups = jnp.arange(NUM_QUOTES)
+    groups = jnp.arange(NUM_QUOTES, dtype=contract.settle.dtype)
     settles_in = groups == contract.settle
     cash_group = jnp.where(is_linear & (contract.settle < NUM_QUOTES), contract.settle, USD_GROUP)
     in_coin = ~jnp.any(settles_in)

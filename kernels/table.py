@@ -10,7 +10,10 @@ from kernels.records import Contract, Quote
 
 
 def shared_features(
-    contracts: Contract, quotes: Quote, now_s: Float[Array, ""], currency_usd: Float[Array, " currency"]
+    contracts: Contract,
+    quotes: Quote,
+    now_s: Float[Array, ""],
+    currency_usd: Float[Array, " currency"],
 ) -> Float[Array, "instrument feature"]:
     """Features of every contract (instrument axis first in both records) at one time."""
     return jax.vmap(contract_features, in_axes=(0, 0, None, None))(

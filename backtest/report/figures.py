@@ -5,12 +5,14 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from .figures_accounts import (
-    figure_break_even as figure_break_even,
-    figure_charges_of_liquidated as figure_charges_of_liquidated,
     figure_flips as figure_flips,
     figure_frequency as figure_frequency,
-    figure_levels as figure_levels,
     figure_segments as figure_segments,
+)
+from .figures_margin import (
+    figure_break_even as figure_break_even,
+    figure_charges_of_liquidated as figure_charges_of_liquidated,
+    figure_levels as figure_levels,
 )
 from .figures_time import (
     figure_charges_by_time as figure_charges_by_time,

@@ -125,10 +125,10 @@ def _main_coins(paths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _draw_coins(axis: Axes, clock: np.ndarray, coins: dict[str, np.ndarray]) -> None:
-    axis.set_title("Index price, first time = 100 %")
+    axis.set_title("Index price, start = 100 %")
     for (coin, path), color in zip(coins.items(), _COIN_COLORS, strict=False):
         lowest = theme.percent_tick(round(float(np.nanmin(path)), 3))
-        name = f"{theme.label(coin, 12)} (lowest {lowest})"
+        name = f"{theme.label(coin, 12)} (low {lowest})"
         starts = _starts(len(path))
         low, high = np.fmin.reduceat(path, starts), np.fmax.reduceat(path, starts)
         if len(starts) < len(path):
@@ -136,17 +136,17 @@ def _draw_coins(axis: Axes, clock: np.ndarray, coins: dict[str, np.ndarray]) -> 
         ends = np.append(starts[1:], len(path)) - 1
         axis.plot(clock[starts], path[ends], color=color, label=name, linewidth=1.3)
     theme.percent_axis(axis)
-    axis.legend(loc="lower left", ncols=2)
+    theme.legend_above(axis)
 
 
 def _draw_stablecoins(axis: Axes, clock: np.ndarray, moved: dict[str, np.ndarray]) -> None:
-    axis.set_title(f"Stablecoins that left 1 USD by more than {100 * _STABLE_MOVE:g} %, USD")
+    axis.set_title("Stablecoins that left 1 USD, USD")
     for (coin, path), color in zip(moved.items(), ("#009e73", "#e69f00", "#cc79a7"), strict=False):
-        name = f"{theme.label(coin, 12)} (lowest {np.nanmin(path):.4f})"
+        name = f"{theme.label(coin, 12)} (low {np.nanmin(path):.4f})"
         starts = _starts(len(path))
         axis.plot(clock[starts], np.fmin.reduceat(path, starts), color=color, label=name)
     axis.yaxis.set_major_formatter(lambda v, _: f"{v:.3f}")
-    axis.legend(loc="lower left", ncols=3)
+    theme.legend_above(axis)
 
 
 def _draw_share(axis: Axes, results: Results) -> None:
@@ -229,6 +229,7 @@ def figure_charges_by_time(results: Results) -> Figure:
         for axis, name in zip(grid[:, 0], sets, strict=True):
             _draw_charges(axis, by_time(results, name), _clock(results))
             axis.set_title(f"{theme.label(name)}: the nine charges stacked, total MMR as line")
+        grid[0, 0].set_ylim(bottom=0)
         theme.time_axis(grid[-1, 0], _clock(results))
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -253,5 +254,4 @@ def _draw_charges(axis: Axes, frame: pd.DataFrame, clock: np.ndarray) -> None:
     margin = share("total_mmr")
     axis.plot(clock[starts], margin, color=theme.PAPER, linewidth=2.8)
     axis.plot(clock[starts], margin, color=theme.INK, label="total MMR", linewidth=1.3)
-    axis.set_ylim(bottom=0)
     theme.percent_axis(axis)

@@ -119,7 +119,7 @@ def _manifest(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     m = results.manifest
     dataset, code = (m.get(k) or {} for k in ("dataset", "code"))
     run = [("Id", _hash(m.get("run_id"))), ("Config hash", _hash(m.get("config_hash")))]
-    run += [("Seed", _word(m.get("seed"))), ("Device", _word(m.get("device")))]
+    run += [("Seed", _word(m.get("seed"))), ("Device", _device(m.get("device")))]
     run.append(("Code", f"{_word(code.get('version'))}, source {_hash(code.get('source_hash'))}"))
     source = [(k.capitalize(), _hash(dataset.get(k))) for k in ("name", "fingerprint")]
     source += [(k.capitalize(), _word(dataset.get(k))) for k in ("path", "source")]
@@ -141,6 +141,12 @@ def _word(value: Any) -> str:
     if value is None or value == "":
         return text.NONE
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _device(value: Any) -> str:
+    if isinstance(value, dict) and "platform" in value:
+        return f"{value['platform']} {text.TIMES} {value.get('count', 1)}"
+    return _word(value)
 
 
 def _hash(value: Any) -> str:

@@ -48,6 +48,16 @@ def quarantine_table(results: Results) -> pd.DataFrame:
     return frames.ordered(table, "rows", ascending=False)
 
 
+def input_table(results: Results) -> pd.DataFrame:
+    """Rows read of each table of the dataset, and those quarantined; empty if not recorded."""
+    counts = results.manifest.get("input_rows") or {}
+    rows = [
+        {"table": name, "rows": int(c.get("in", 0)), "quarantined": int(c.get("quarantined", 0))}
+        for name, c in counts.items()
+    ]
+    return pd.DataFrame(rows, columns=["table", "rows", "quarantined"])
+
+
 def unpriced_table(results: Results) -> pd.DataFrame:
     """Instruments without a usable mark and the number of times that they were needed."""
     listed = results.manifest.get("unpriced_instruments") or []

@@ -9,9 +9,9 @@ import pandas as pd
 from . import cells, frames, tables, text
 from .account_stats import LEVEL_GRID, account_stats
 from .cells import Cell, Column, PageTable, page_table
-from .compare import flip_table, flipped_accounts, pairing
+from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
-from .quality import Check, checks, quarantine_table, unpriced_table
+from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import CHARGES, Results
 from .theme import CHARGE_NAMES
 from .verdict import quote
@@ -111,29 +111,6 @@ def flip_section(results: Results, challenger: str, position: int) -> Section:
     """Who flips between the champion and one challenger."""
     champion = results.champion
     pair = pairing(results, champion, challenger)
-    square = PageTable(
-        "Paired accounts",
-        [
-            ("", "", False),
-            (f"{_head(challenger)}: liquidated", "", True),
-            (f"{_head(challenger)}: not", "", True),
-        ],
-        [
-            [
-                Cell(f"{champion}: liquidated"),
-                _pair(pair.both, "both"),
-                _pair(pair.only_champion, "saved"),
-            ],
-            [
-                Cell(f"{champion}: not"),
-                _pair(pair.only_challenger, "newly liquidated"),
-                _pair(pair.neither, "neither"),
-            ],
-        ],
-        note=f"{text.number(pair.pairs)} accounts scored under both; "
-        f"{text.number(pair.not_paired)} not.",
-        sortable=False,
-    )
     groups = flip_table(results, champion, challenger)
     who = page_table(groups, _WHO, "Who they are, at the start of the window", folded=True)
     flipped = flipped_accounts(results, champion, challenger)
@@ -158,7 +135,30 @@ def flip_section(results: Results, challenger: str, position: int) -> Section:
                 f"flips{suffix}", "Accounts that flip, by what they held at the start.", challenger
             )
         ],
-        [square, who, listed],
+        [_flip_square(pair), who, listed],
+    )
+
+
+def _flip_square(pair: Pairing) -> PageTable:
+    """The two-by-two table of paired accounts."""
+    champion, challenger = _head(pair.champion), _head(pair.challenger)
+    headings = [("", "", False), (f"{challenger}: liquidated", "", True)]
+    headings.append((f"{challenger}: not", "", True))
+    saved, new = pair.only_champion, pair.only_challenger
+    return PageTable(
+        "Paired accounts",
+        headings,
+        [
+            [Cell(f"{champion}: liquidated"), _pair(pair.both, "both"), _pair(saved, "saved")],
+            [
+                Cell(f"{champion}: not"),
+                _pair(new, "newly liquidated"),
+                _pair(pair.neither, "neither"),
+            ],
+        ],
+        note=f"{text.number(pair.pairs)} accounts scored under both; "
+        f"{text.number(pair.not_paired)} not.",
+        sortable=False,
     )
 
 
@@ -344,6 +344,9 @@ def quality_section(results: Results) -> Section:
         f"{holds}.",
         tables=[
             _check_table(found),
+            page_table(
+                input_table(results), _INPUT, "Rows read from the dataset", empty="Not recorded."
+            ),
             page_table(quarantine_table(results), _QUARANTINE, "Quarantined rows by reason", 50),
             page_table(unpriced_table(results), _UNPRICED, "Instruments without a usable mark", 50),
             page_table(listed, _EXAMPLES, "Quarantined rows", 50, folded=True),
@@ -365,6 +368,11 @@ def _check_table(found: list[Check]) -> PageTable:
     return PageTable("Checks of the saved numbers", headings, rows)
 
 
+_INPUT = (
+    Column("table", "Table"),
+    Column("rows", "Rows", cells.count),
+    Column("quarantined", "Quarantined", cells.count),
+)
 _QUARANTINE = (
     Column("table", "Table"),
     Column("reason", "Reason"),

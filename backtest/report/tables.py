@@ -17,7 +17,7 @@ from .frequency import (
     rate_differences,
     rates,
 )
-from .quality import checks_table, quarantine_table, unpriced_table
+from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import CHARGES, Results
 from .triggers import trigger_stats
 
@@ -313,6 +313,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "triggers": trigger_table(results),
         "largest_losses": loss_table(results),
         "quarantine": quarantine_table(results),
+        "input_rows": input_table(results),
         "unpriced_instruments": unpriced_table(results),
         "parameter_sets": parameter_set_table(results),
         "checks": checks_table(results),

@@ -197,6 +197,20 @@ def time_axis(axes: Axes, times: np.ndarray) -> None:
         axes.set_xlim(times[0], times[-1])
 
 
+def legend_above(axes: Axes) -> None:
+    """Legend on the line of the title, at its right end, where it covers no data."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        ncols=4,
+        borderaxespad=0.0,
+        handlelength=1.3,
+        handletextpad=0.5,
+        columnspacing=1.1,
+        fontsize=7.3,
+    )
+
+
 def percent_axis(axes: Axes, which: str = "y") -> None:
     """Ticks of a fraction as percent."""
     axis = axes.yaxis if which == "y" else axes.xaxis

@@ -258,7 +258,7 @@ def mr2(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
 def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, ""]:
     """Vega term structure: rate on the weighted vega hedged across expiries. Formula assumed."""
     hedged = 0.5 * (exposure.vega_gross_usd - jnp.abs(exposure.vega_net_usd))
-    return params.vega_rate * hedged
+    return params.vega_rate * jnp.maximum(hedged, 0.0)
 
 
 def mr4(
@@ -298,16 +298,16 @@ def mr9(
     first, usdt, usd = _offset(usdt, usd)
     second, usdt, usdc = _offset(usdt, usdc)
     third, usdc, usd = _offset(usdc, usd)
-    total = jnp.zeros_like(first)
-    for pair, hedged in enumerate((first, second, third)):
-        charge = jnp.zeros_like(hedged)
-        for tier in range(params.depeg_floor_usd.shape[0]):
-            filled = jnp.clip(
-                hedged - params.depeg_floor_usd[tier], 0.0, params.depeg_width_usd[tier]
-            )
-            charge = charge + filled * rates[pair, tier]
-        # An unpriced index must not poison accounts that hedge nothing across that pair.
-        total = total + jnp.where(hedged > 0, charge, 0.0)
+    hedged = jnp.stack([first, second, third])
+
+    def fill(total, tier):
+        floor, width, rate = tier
+        return total + jnp.clip(hedged - floor, 0.0, width) * rate, None
+
+    tiers = params.depeg_floor_usd, params.depeg_width_usd, rates.T
+    charge = jax.lax.scan(fill, jnp.zeros_like(hedged), tiers, unroll=True)[0]
+    # An unpriced index must not poison accounts that hedge nothing across that pair.
+    total = jnp.sum(jnp.where(hedged > 0, charge, 0.0))
     return jnp.where(params.depeg_enabled, total, 0.0)
 
 

@@ -1,0 +1,101 @@
+"""Command ``pmstress explain``: every step of one account's margin at one time of a run."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backtest.cli.margin import console, plain
+from backtest.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def explain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results folder of a run.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ACCOUNT@TIME", help="Account id and a time of the run's grid, UTC."
+        ),
+    ],
+    set_name: Annotated[
+        str | None,
+        typer.Option("--set", metavar="NAME", help="Parameter set; the first one if absent."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, full precision.")] = False,
+) -> None:
+    """Every step of one account's margin at one time, beside the stored numbers.
+
+    The steps come from the readable float64 reference, on the portfolio and prices as the run
+    knew them; [A] marks numbers that nobody publishes. Stored numbers are there for the
+    accounts that [traces] of the configuration names.
+
+    Example: pmstress explain build/runs/demo A0000042@2025-03-09T12:00Z --set today
+    """
+    account, time = parse_account_time(what)
+    from backtest.explain import explain_portfolio  # slow to import
+    from backtest.report.reader import Results
+
+    Results(folder)
+    found = explain_portfolio(folder, account, time, set_name)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(account, found), indent=2, allow_nan=False, default=str))
+    else:
+        _print(account, found)
+
+
+def parse_account_time(text: str) -> tuple[str, "pd.Timestamp"]:
+    """Account id and UTC time of `ACCOUNT@TIME`; a time without an offset is UTC.
+
+    Raises:
+        ConfigError: no account, no time, or not a time.
+
+    Example:
+        >>> parse_account_time("A7@2025-03-09T12:00Z")
+        ('A7', Timestamp('2025-03-09 12:00:00+0000', tz='UTC'))
+    """
+    import pandas as pd
+
+    account, at, written = text.rpartition("@")
+    allowed = "allowed: ACCOUNT@TIME, for example A0000042@2025-03-09T12:00Z"
+    if not (account and at and written):
+        raise ConfigError(f"'{text}' has no account and time; {allowed}")
+    try:
+        time = pd.Timestamp(written)
+    except ValueError:
+        time = pd.NaT
+    if time is pd.NaT:
+        raise ConfigError(f"'{written}' in '{text}' is no time; {allowed}")
+    return account, time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+
+
+def _as_dict(account: str, found: Any) -> dict[str, Any]:
+    return plain(
+        {
+            "account_id": account,
+            "parameter_set": found.parameter_set,
+            "portfolio": found.portfolio,
+            **found.answer,
+            "stored": found.stored,
+        }
+    )
+
+
+def _print(account: str, found: Any) -> None:
+    from backtest.explain_text import render_margin, render_stored
+
+    out = console()
+    out.print(f"Account {account}, parameter set {found.parameter_set}", markup=False)
+    out.print(render_margin(found.answer, labels=found.labels))
+    if found.stored is None:
+        out.print(
+            "Nothing stored to compare with: the run did not trace this account "
+            "(section [traces] of its configuration).",
+            markup=False,
+        )
+    else:
+        out.print(render_stored(found.answer, found.stored))

@@ -1,0 +1,151 @@
+"""Command ``pmstress run``: the main job."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backtest.progress import RunProgress, duration, style_of
+
+
+if TYPE_CHECKING:
+    from backtest.config import RunConfig
+    from backtest.plan import Plan
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What to run.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Results folder; build/runs/NAME if absent."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Buckets at once; as configured."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", help="Existing Dask scheduler, tcp://..."),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="Refuse a run that is predicted to need more, for example 4GB.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh/--resume", help="Start anew, or reuse what an interrupted run finished."
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Results without report.")] = False,
+) -> None:
+    """Replay history under every parameter set; save results and report.
+
+    Builds the dataset and draws the accounts first where they are absent. An interrupted run
+    goes on where it stopped when it is started again.
+
+    Example: pmstress run configs/demo.toml --out build/runs/demo --memory-limit 4GB
+    """
+    from backtest.cells import safe_name  # slow to import
+    from backtest.config import load_config
+    from backtest.memory import check_memory, parse_size
+    from backtest.run import run as replay
+
+    limit = parse_size(memory_limit) if memory_limit else None
+    settings = load_config(config)
+    folder = out or Path("build") / "runs" / safe_name(settings.name)
+    with RunProgress(style_of(quiet)) as progress:
+
+        def on_plan(plan: "Plan") -> None:
+            if limit is not None:
+                at_once = 1 if scheduler else workers or settings.engine.workers
+                needed = check_memory(settings, plan, limit, at_once)
+                progress.say(f"predicted memory: {needed}")
+            progress.start(*_size(settings, plan))
+
+        manifest = _in_thread(
+            lambda: replay(
+                settings,
+                folder,
+                workers=workers,
+                scheduler=scheduler,
+                fresh=fresh,
+                say=progress.say,
+                on_cell=lambda cells, _: progress.advance(cells),
+                on_plan=on_plan,
+            )
+        )
+    _print(manifest, folder)
+    if not no_report:
+        _report(folder)
+
+
+def _size(settings: "RunConfig", plan: "Plan") -> tuple[int, int]:
+    """Cells and account-times of the run."""
+    sets = len(settings.parameter_sets)
+    cells = sets * len(plan.buckets) * len(plan.windows)
+    return cells, sets * plan.num_accounts * len(plan.times_us)
+
+
+def _in_thread(compute: Callable[[], Any]) -> Any:
+    """The result of a computation; an interrupt is heard even while a program compiles."""
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(compute())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="run", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def _print(manifest: dict[str, Any], folder: Path) -> None:
+    rows, cells = manifest["rows"], manifest["cells"]
+    typer.echo(f"results: {folder}")
+    typer.echo(f"cells: computed {cells['computed']:,}, reused {cells['reused']:,}")
+    counts = ", ".join(f"{rows[k]:,} {k}" for k in ("scored", "unpriced", "quarantined"))
+    seconds = manifest["timings_seconds"]["replay"]
+    text = f"account-times: {counts}, in {duration(seconds)}"
+    if not cells["reused"] and seconds > 0.0:
+        text += f" ({rows['in'] / seconds:,.0f} a second)"
+    typer.echo(text)
+
+
+def _report(folder: Path) -> None:
+    """Build the report, print the comparison of the sets and where the page is."""
+    from backtest.report.build import build_report
+    from backtest.report.frames import records
+    from backtest.report.reader import Results
+    from backtest.report.tables import summary_table
+    from backtest.report.terminal import summary_rows
+
+    results = Results(folder)
+    files = build_report(results)
+    sets = records(summary_table(results))
+    names = [str(one["parameter_set"]) for one in sets]
+    table = Table("", title="Comparison", title_justify="left")
+    for name in names:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for row in summary_rows(sets):
+        table.add_row(*(escape(cell) for cell in row))
+    found = Console(highlight=False)
+    (found if found.is_terminal else Console(width=140, highlight=False)).print(table)
+    typer.echo(f"report: {files.page}")

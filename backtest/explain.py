@@ -1,0 +1,190 @@
+"""One account at one time of a finished run: its portfolio as of then, and the reference's answer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from backtest.config import RunConfig
+from backtest.dataset import Dataset, bucket_of, utc
+from backtest.errors import ConfigError, DataError
+from backtest.market_window import MICROS, MarketSource, grid_times, micros, stamp
+from backtest.model_records import Currencies
+from backtest.params import ParameterSet, load_parameter_set
+from backtest.portfolio_at import Holdings, MarketView, portfolio_at
+from backtest.reference import okx as reference
+from backtest.row_rules import clean_balances, clean_index, clean_instruments, clean_positions
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What ``pmstress explain`` prints.
+
+    Fields:
+        portfolio: the account as a ``pmstress margin`` file, marks and index as known at the time.
+        answer: the float64 reference's answer with every intermediate number.
+        stored: the row of ``traces`` at that time, None where the run did not trace the account.
+        parameter_set, numbers, labels: the rules used and where each number comes from.
+    """
+
+    parameter_set: str
+    portfolio: dict[str, Any]
+    numbers: dict[str, Any]
+    labels: dict[str, str]
+    answer: dict[str, Any]
+    stored: dict[str, Any] | None
+
+
+def explain_portfolio(
+    results: Path, account: str, time: pd.Timestamp, set_name: str | None = None
+) -> Explained:
+    """Recompute one account at one time with the readable reference.
+
+    Args:
+        results: results folder of a run; its dataset must still be where it was.
+        account: account id.
+        time: a time of the run's grid, UTC.
+        set_name: parameter set, default the first of the run.
+
+    Raises:
+        ConfigError: unknown account or set, or a time off the grid.
+        DataError: the dataset is gone, or the account is quarantined.
+    """
+    manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
+    config = RunConfig.model_validate(manifest["config"])
+    loaded = _parameter_set(config, results, set_name)
+    dataset = Dataset.open(Path(manifest["dataset"]["path"]))
+    past = AccountHistory(dataset, config, account)
+    portfolio = past.portfolio(utc(time))
+    numbers = loaded.numbers()
+    name = set_name or config.parameter_sets[0].name
+    return Explained(
+        parameter_set=name,
+        portfolio=portfolio,
+        numbers=numbers,
+        labels={leaf.key: leaf.label for leaf in loaded.leaves()},
+        answer=reference.margin(portfolio, numbers),
+        stored=_stored(results, name, account, utc(time)),
+    )
+
+
+def _parameter_set(config: RunConfig, results: Path, name: str | None) -> ParameterSet:
+    for chosen in config.parameter_sets:
+        if name is None or chosen.name == name:
+            return load_parameter_set(chosen.file)
+    known = ", ".join(s.name for s in config.parameter_sets)
+    raise ConfigError(f"{results}: no parameter set '{name}'; this run has {known}")
+
+
+def _stored(results: Path, name: str, account: str, time: pd.Timestamp) -> dict[str, Any] | None:
+    if not any((results / "traces").glob("*.parquet")):
+        return None
+    rows = pq.read_table(
+        results / "traces",
+        filters=[("parameter_set", "=", name), ("account_id", "=", account), ("time", "=", time)],
+    ).to_pylist()
+    return rows[0] if rows else None
+
+
+class AccountHistory:
+    """Portfolios of one account as of any time of a run's grid."""
+
+    def __init__(self, dataset: Dataset, config: RunConfig, account: str) -> None:
+        self.dataset, self.config, self.account = dataset, config, account
+        self._instruments = clean_instruments(dataset.instruments(with_source=True)).good
+        self._bucket = self._find_bucket()
+        self._staleness_us = int(
+            pd.Timedelta(config.replay.max_staleness).total_seconds() * MICROS
+        )
+        interval = config.replay.interval
+        interval_us = int(pd.Timedelta(interval).total_seconds() * MICROS) if interval else None
+        start = config.replay.start or dataset.meta.first_time
+        end = config.replay.end or dataset.meta.last_time
+        self.grid_us = grid_times(dataset, utc(start), utc(end), interval_us)
+        snapshots = micros(pd.DatetimeIndex(dataset.snapshot_times()))
+        if config.replay.mode == "frozen":
+            snapshots = snapshots[snapshots <= self.grid_us[0]][-1:]
+        self._snapshots_us = snapshots
+        self._sources: dict[int, tuple[MarketSource, Holdings]] = {}
+
+    def _find_bucket(self) -> int:
+        likely = bucket_of(self.account, self.dataset.meta.buckets)
+        buckets = self.dataset.bucket_ids()
+        for bucket in sorted(buckets, key=lambda b: b != likely):
+            ids = self.dataset.accounts(bucket, ["account_id"])["account_id"].astype(str)
+            if (ids == self.account).any():
+                return bucket
+        raise ConfigError(f"{self.dataset.root}: no account '{self.account}'")
+
+    def portfolio(self, time: pd.Timestamp) -> dict[str, Any]:
+        """The account as a ``pmstress margin`` file; what is unpriced is null."""
+        time_us = int(micros(pd.DatetimeIndex([time]))[0])
+        if time_us not in self.grid_us:
+            nearest = stamp(self.grid_us[np.argmin(np.abs(self.grid_us - time_us))])
+            raise ConfigError(f"{time} is not on the run's grid; the nearest time is {nearest}")
+        held = self._snapshots_us[self._snapshots_us <= time_us]
+        source, holdings = self._at_snapshot(int(held[-1]))
+        window = source.window(np.asarray([time_us]))
+        view = MarketView(window, source.instruments, source.currencies.names)
+        return portfolio_at(holdings, view, 0)
+
+    def _at_snapshot(self, snapshot_us: int) -> tuple[MarketSource, Holdings]:
+        if snapshot_us in self._sources:
+            return self._sources[snapshot_us]
+        time = stamp(snapshot_us)
+        first, last = stamp(self.grid_us[0]), stamp(self.grid_us[-1])
+        currencies = clean_index(self.dataset.index(first, last, with_source=True)).good["currency"]
+        known = sorted({"USD", *currencies.astype(str)})
+        positions = self._mine(
+            clean_positions(
+                self.dataset.positions(time, self._bucket, with_source=True), self._instruments
+            )
+        )
+        balances = self._mine(
+            clean_balances(self.dataset.balances(time, self._bucket, with_source=True), known)
+        )
+        positions = positions.sort_values("instrument_id", ignore_index=True)
+        ids = positions["instrument_id"].astype(str)
+        by_id = self._instruments.set_index(self._instruments["instrument_id"].astype(str))
+        instruments = by_id.loc[ids].reset_index(drop=True)
+        axis = Currencies([*balances["currency"].astype(str), *instruments["coin"], *instruments["settle"]])
+        source = MarketSource(
+            dataset=self.dataset,
+            instruments=instruments,
+            all_instruments=self._instruments,
+            currencies=axis,
+            snapshot_us=snapshot_us,
+            max_staleness_us=self._staleness_us,
+            with_funding=self.config.replay.funding,
+        )
+        entry = positions["entry_price"].to_numpy(float)
+        if np.isnan(entry).any():
+            marks = source.window(np.asarray([snapshot_us])).mark[0, 1:]
+            entry = np.where(np.isnan(entry), marks, entry)
+        limits = balances.dropna(subset=["spot_limit"])
+        holdings = Holdings(
+            instrument=np.arange(1, len(positions) + 1),
+            contracts=positions["contracts"].to_numpy(float),
+            entry=entry,
+            cash=_by_currency(balances, "cash"),
+            spot_limits=_by_currency(limits, "spot_limit"),
+        )
+        self._sources[snapshot_us] = source, holdings
+        return self._sources[snapshot_us]
+
+    def _mine(self, clean: Any) -> pd.DataFrame:
+        bad = clean.rejected["account_id"].astype(str) == self.account
+        if bad.any():
+            reason = clean.quarantined["reason"][bad.to_numpy()].iloc[0]
+            raise DataError(f"account '{self.account}' is quarantined: {reason}")
+        good = clean.good
+        return good[good["account_id"].astype(str) == self.account].reset_index(drop=True)
+
+
+def _by_currency(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    names = rows["currency"].astype(str)
+    return dict(zip(names, rows[column].astype(float), strict=True))

@@ -1,0 +1,126 @@
+"""How much memory a run will need, before it starts; sizes as text."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from backtest.config import RunConfig
+from backtest.errors import ConfigError
+from backtest.plan import Plan
+from backtest.replay import CACHE_BYTES
+from kernels.features import NUM_FEATURES
+from kernels.models.okx import NUM_CHARGE_FEATURES, NUM_COLUMNS
+
+
+BASE_BYTES = 900_000_000
+"""Interpreter, libraries, and programs while they compile (measured 0.89 GB)."""
+ACCOUNT_TIME_BYTES = 450
+"""All numbers of an account at a time (28 of 8 bytes), as tiles and joined."""
+TRACE_BYTES = 200
+"""The same as rows of a trace."""
+TABLE_BYTES = 8 * (NUM_FEATURES + NUM_CHARGE_FEATURES + NUM_COLUMNS)
+"""Priced table of an instrument at a time, one parameter set."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `4GB` (10^9), `512MiB` (2^20) or `2000000`.
+
+    Raises:
+        ConfigError: no size, or not above 0.
+
+    Example:
+        >>> parse_size("1.5 GB")
+        1500000000
+    """
+    found = _SIZE.fullmatch(text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) <= 0.0:
+        raise ConfigError(f"'{text}' is no size; allowed: a number with MB, GB, MiB, GiB: 4GB")
+    return math.floor(float(found[1]) * unit)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Predicted peak memory of one process, bytes: programs, priced tables, accounts at work."""
+
+    base: int
+    tables: int
+    accounts: int
+
+    @property
+    def total(self) -> int:
+        """All of it, bytes."""
+        return self.base + self.tables + self.accounts
+
+    def __str__(self) -> str:
+        parts = (self.base, self.tables, self.accounts)
+        base, tables, accounts = (f"{part / 1e9:.2f}" for part in parts)
+        return (
+            f"{self.total / 1e9:.2f} GB ({base} programs, {tables} priced tables, "
+            f"{accounts} accounts)"
+        )
+
+
+def footprint(
+    *,
+    accounts: int,
+    buckets: int,
+    instruments: int,
+    times: int,
+    window_times: int,
+    sets: int,
+    workers: int,
+    traces: bool = False,
+) -> Footprint:
+    """Predicted peak memory of a run in one process.
+
+    Each worker holds one bucket over one window; buckets differ by chance, so the largest is
+    taken four standard deviations above the mean. Priced tables of past windows stay up to
+    `CACHE_BYTES`; one window stays whatever its size.
+
+    Args:
+        accounts, buckets: of the dataset.
+        instruments: held at the snapshot that holds most.
+        times: of the grid; window_times: of a window.
+        sets: parameter sets.
+        workers: buckets at once in the process.
+        traces: every account is traced.
+    """
+    mean = accounts / max(buckets, 1)
+    largest = min(accounts, math.ceil(mean + 4.0 * math.sqrt(mean)))
+    each = ACCOUNT_TIME_BYTES + (TRACE_BYTES if traces else 0)
+    window = (instruments + 1) * window_times * sets * TABLE_BYTES
+    windows = max(1, math.ceil(times / window_times))
+    return Footprint(
+        base=BASE_BYTES,
+        tables=max(window, min(window * windows, CACHE_BYTES)),
+        accounts=min(workers, max(buckets, 1)) * largest * window_times * each,
+    )
+
+
+def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Footprint:
+    """Refuse a run that is predicted not to fit.
+
+    Raises:
+        ConfigError: the prediction is above the limit (bytes); says what to change.
+    """
+    found = footprint(
+        accounts=plan.num_accounts,
+        buckets=len(plan.buckets),
+        instruments=max((len(ids) for ids in plan.held.values()), default=0),
+        times=len(plan.times_us),
+        window_times=config.engine.window_times,
+        sets=len(config.parameter_sets),
+        workers=workers,
+        traces=config.traces.accounts == "all",
+    )
+    if found.total > limit:
+        raise ConfigError(
+            f"--memory-limit {limit / 1e9:.2f} GB: the run is predicted to need {found}; use fewer "
+            "--workers, a smaller engine.window_times, more buckets, or a higher limit"
+        )
+    return found

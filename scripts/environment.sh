@@ -1,0 +1,24 @@
+# Sourced by the other scripts: `prepare_environment runtime|dev` makes .venv and installs the
+# project into it. It returns at once while pyproject.toml is the one that was installed.
+
+prepare_environment() {
+  local group=$1 python=${PYTHON:-python3.11} stamp=".venv/installed-$1.toml" extra=()
+  if cmp -s pyproject.toml "$stamp"; then return 0; fi
+  if [[ $group == runtime ]] && cmp -s pyproject.toml .venv/installed-dev.toml; then return 0; fi
+  if [[ ! -x .venv/bin/python ]]; then
+    if ! command -v "$python" >/dev/null; then
+      echo "$python is not installed; name another Python 3.11 in PYTHON" >&2
+      return 1
+    fi
+    echo "making .venv with $("$python" --version)"
+    "$python" -m venv .venv || return
+  fi
+  [[ $group == dev ]] && extra=(--group dev)
+  # Another project publishes a package `kernels`; it must never shadow this project's.
+  echo "kernels<0" >.venv/constraints.txt
+  echo "installing the project and its libraries into .venv"
+  local pip=(.venv/bin/python -m pip -qq --disable-pip-version-check)
+  "${pip[@]}" install --upgrade "pip>=25.1" || return
+  "${pip[@]}" install --constraint .venv/constraints.txt --editable . ${extra[@]+"${extra[@]}"} || return
+  cp pyproject.toml "$stamp"
+}

@@ -1,0 +1,256 @@
+"""Random markets and portfolios, as arrays for the engine and as portfolio files."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from backtest.batching import Snapshot
+from backtest.engine import use_compilation_cache
+from backtest.market_window import MarketWindow, micros, stamp
+from backtest.model_records import Currencies
+
+
+REPOSITORY = Path(__file__).parents[3]
+BASE = pd.Timestamp("2025-03-01T08:00:00Z")
+COINS = {"BTC": 90_000.0, "ETH": 2_500.0, "SOL": 140.0, "FOO": 0.7}
+QUOTES = ("USDT", "USDC", "USD")
+NUM_TIMES = 24
+SECONDS_PER_YEAR = 365.0 * 86_400.0
+FUTURE_DAYS = (0.2, 9.0, 120.0, 500.0)
+OPTION_DAYS = (0.2, 0.8, 9.0, 45.0, 400.0)
+
+
+def use_cache() -> None:
+    """Compiled programs under `build/`, so that a second test run starts at once."""
+    os.environ.setdefault("PMSTRESS_CACHE", str(REPOSITORY / "build" / "cache"))
+    use_compilation_cache()
+
+
+@cache
+def instruments() -> pd.DataFrame:
+    """Perpetuals in three quotes and inverse, futures, options of BTC and ETH."""
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, kind: str, coin: str, settle: str, days: float | None = None, **more: Any):
+        inverse = settle == coin
+        multiplier = 100.0 if inverse and kind != "option" else 0.01
+        rows.append(
+            {
+                "instrument_id": name,
+                "kind": kind,
+                "coin": coin,
+                "settle": settle,
+                "style": "inverse" if inverse else "linear",
+                "multiplier": multiplier,
+                "strike": np.nan,
+                "option_type": None,
+                "expiry": None if days is None else BASE + pd.Timedelta(days=days),
+            }
+            | more
+        )
+
+    for coin, price in COINS.items():
+        for quote in QUOTES:
+            add(f"{coin}-{quote}-SWAP", "perpetual", coin, quote)
+        add(f"{coin}-INVERSE-SWAP", "perpetual", coin, coin)
+        for days in FUTURE_DAYS:
+            add(f"{coin}-USDT-F{days}", "future", coin, "USDT", days)
+            add(f"{coin}-INVERSE-F{days}", "future", coin, coin, days)
+        for days in OPTION_DAYS if coin in ("BTC", "ETH") else ():
+            for ratio in (0.6, 0.95, 1.0, 1.3):
+                for side in ("C", "P"):
+                    name = f"{coin}-{days}-{ratio}-{side}"
+                    terms = {"strike": ratio * price, "option_type": side}
+                    add(name, "option", coin, coin, days, **terms)
+    frame = pd.DataFrame(rows)
+    frame["expiry"] = pd.to_datetime(frame["expiry"], utc=True)
+    return frame
+
+
+def currencies() -> Currencies:
+    return Currencies(list(COINS))
+
+
+@cache
+def markets(seed: int = 0) -> MarketWindow:
+    """Independent markets at `NUM_TIMES` times: calm, crashed, depegged, with holes."""
+    rng = np.random.default_rng(seed)
+    table, axis = instruments(), currencies()
+    hours = np.concatenate([np.arange(14) * 2.0, np.arange(1, NUM_TIMES - 13) * 61.0])
+    times = pd.DatetimeIndex([BASE + pd.Timedelta(hours=h) for h in hours])
+    count = len(table) + 1
+    usd = np.ones((NUM_TIMES, len(axis.names)))
+    for quote in ("USDT", "USDC"):
+        levels = [1.0, 0.9995, 0.989, 0.985, 0.93, 0.7, 1.02]
+        usd[:, axis.position[quote]] = rng.choice(levels, NUM_TIMES)
+    for coin, price in COINS.items():
+        usd[:, axis.position[coin]] = price * np.exp(rng.normal(0.0, 0.3, NUM_TIMES))
+    coin = table["coin"].map(axis.position).to_numpy(int)
+    settle = table["settle"].map(axis.position).to_numpy(int)
+    kind, inverse = table["kind"].to_numpy(), (table["style"] == "inverse").to_numpy()
+    expiry = table["expiry"].map(lambda t: np.inf if pd.isna(t) else t.timestamp()).to_numpy(float)
+    now = micros(times) / 1e6
+    years = np.maximum(expiry[None, :] - now[:, None], 0.0) / SECONDS_PER_YEAR
+    spot, fx = usd[:, coin], np.where(inverse, 1.0, usd[:, settle])
+    carry = rng.normal(0.05, 0.05, (NUM_TIMES, len(table)))
+    forward = spot * np.exp(carry * np.where(np.isinf(years), 0.0, years))
+    noise = 1 + rng.normal(0.0, 0.003, forward.shape)
+    is_option = kind == "option"
+    iv = np.where(rng.random(forward.shape) < 0.08, 0.0, rng.uniform(0.1, 1.6, forward.shape))
+    fair = _coin_price(table, forward, iv, years)
+    holes = rng.random(forward.shape) < 0.003
+    mark = np.where(is_option[None, :], fair, forward / fx) * noise
+    data = np.full((5, NUM_TIMES, count), np.nan)
+    data[0, :, 1:] = np.where(holes, np.nan, mark)
+    data[1, :, 1:] = np.where(is_option[None, :], forward, np.nan)
+    data[2, :, 1:] = np.where(is_option[None, :], iv, np.nan)
+    expired = now[:, None] >= expiry[None, :]
+    data[:3, :, 1:][:, expired] = np.nan
+    final = np.asarray([COINS[c] for c in table["coin"]]) * np.exp(rng.normal(0.0, 0.2, len(table)))
+    data[3, :, 1:] = np.where(expired, final[None, :], np.nan)
+    data[4, :, 1:] = np.where(expired, np.where(inverse, final, 0.998)[None, :], np.nan)
+    return MarketWindow(micros(times), usd, *data, funding=np.zeros((NUM_TIMES, count)))
+
+
+def _coin_price(table: pd.DataFrame, forward: np.ndarray, iv: np.ndarray, years: np.ndarray):
+    strike = table["strike"].fillna(1.0).to_numpy(float)
+    sign = np.where(table["option_type"] == "P", -1.0, 1.0)
+    width = np.maximum(iv * np.sqrt(np.where(np.isinf(years), 0.0, years)), 1e-12)
+    d1 = np.log(forward / strike) / width + 0.5 * width
+    return np.abs(sign * (ndtr(sign * d1) - strike / forward * ndtr(sign * (d1 - width))))
+
+
+@dataclass(frozen=True)
+class RandomAccount:
+    """Positions (instrument, contracts, entry), balances and spot limits of one account."""
+
+    legs: list[tuple[int, float, float]]
+    balances: dict[str, float]
+    limits: dict[str, float]
+
+
+def accounts(count: int, seed: int) -> list[RandomAccount]:
+    """Linear, option and wide option accounts in turn, sizes over six decades."""
+    rng = np.random.default_rng(seed)
+    return [_account(rng, ("linear", "options", "wide")[k % 3]) for k in range(count)]
+
+
+def _account(rng: np.random.Generator, style: str) -> RandomAccount:
+    table = instruments()
+    size_usd = 10.0 ** rng.uniform(3.5, 9.5)
+    coins = list(COINS)
+    if style != "linear":
+        coins = ["BTC", "ETH"][: rng.integers(1, 3)] + coins[2 : 2 + rng.integers(0, 3)]
+    legs: list[tuple[int, float, float]] = []
+    for coin in coins:
+        mine = table.index[table["coin"] == coin]
+        options = mine[table["kind"][mine] == "option"].to_numpy()
+        futures = mine[table["kind"][mine] == "future"].to_numpy()
+        swaps = mine[table["kind"][mine] == "perpetual"].to_numpy()
+        chosen = [rng.choice(swaps, rng.integers(0, 4), replace=False)]
+        if style == "linear" or not len(options):
+            room = 4 - len(chosen[0]) if style == "options" else rng.integers(1, 5)
+            chosen.append(rng.choice(futures, room, replace=False))
+        else:
+            wide = rng.integers(9, 30) if style == "wide" else rng.integers(2, 7)
+            chosen.append(rng.choice(options, wide, replace=False))
+            chosen.append(rng.choice(futures, rng.integers(0, 3), replace=False))
+        legs.extend(_leg(rng, int(k), size_usd) for k in np.concatenate(chosen))
+    return RandomAccount(legs, *_cash(rng, size_usd))
+
+
+def _leg(rng: np.random.Generator, k: int, size_usd: float) -> tuple[int, float, float]:
+    row = instruments().loc[k]
+    price = COINS[row["coin"]]
+    one_usd = 100.0 if row["style"] == "inverse" and row["kind"] != "option" else price / 100.0
+    contracts = rng.choice([-1.0, 1.0]) * size_usd * 10.0 ** rng.uniform(-2.0, 0.0) / one_usd
+    entry = 0.05 if row["kind"] == "option" else price * np.exp(rng.normal(0.0, 0.1))
+    return k, float(contracts), float(entry)
+
+
+def _cash(rng: np.random.Generator, size_usd: float) -> tuple[dict[str, float], dict[str, float]]:
+    balances: dict[str, float] = {}
+    for name in (*QUOTES, *COINS):
+        if rng.random() < 0.5:
+            amount = size_usd * 10.0 ** rng.uniform(-2.0, 0.3) / COINS.get(name, 1.0)
+            balances[name] = float(rng.choice([-0.3, 1.0, 1.0]) * amount)
+    held = [name for name in balances if name in COINS]
+    limits = {n: float(rng.choice([0.0, abs(balances[n]) / 3])) for n in held if rng.random() < 0.3}
+    return balances, limits
+
+
+def snapshot(books: list[RandomAccount]) -> Snapshot:
+    """All accounts in index form."""
+    axis = currencies()
+    legs = [(a, k + 1, n, entry) for a, b in enumerate(books) for k, n, entry in b.legs]
+    cash = [
+        (a, axis.position[c], amount, b.limits.get(c, np.nan))
+        for a, b in enumerate(books)
+        for c, amount in b.balances.items()
+    ]
+    leg, row = np.asarray(legs, float).T, np.asarray(cash, float).T
+    return Snapshot(
+        account_ids=np.asarray([f"a{k:05d}" for k in range(len(books))]),
+        leg_account=leg[0].astype(int),
+        leg_instrument=leg[1].astype(int),
+        leg_contracts=leg[2],
+        leg_entry=leg[3],
+        cash_account=row[0].astype(int),
+        cash_currency=row[1].astype(int),
+        cash=row[2],
+        spot_limit=row[3],
+    )
+
+
+def portfolio_file(book: RandomAccount, time: int, market: MarketWindow) -> dict[str, Any]:
+    """The same account at one time as the file of the what-if calculator."""
+    axis, table = currencies(), instruments()
+    rows = []
+    for k, contracts, entry in book.legs:
+        price, forward, iv, final, final_fx = (
+            x[time, k + 1]
+            for x in (
+                market.mark,
+                market.forward_usd,
+                market.iv,
+                market.settlement,
+                market.settlement_fx,
+            )
+        )
+        row = table.loc[k]
+        rows.append(
+            {
+                "instrument_id": row["instrument_id"],
+                "contracts": contracts,
+                "entry_price": entry,
+                "mark_price": _or_none(price),
+                "forward": _or_none(forward),
+                "mark_iv": _or_none(iv),
+                "settlement_index_usd": None
+                if np.isnan(final)
+                else {row["settle"]: float(final_fx), row["coin"]: float(final)},
+            }
+        )
+    return {
+        "time": stamp(int(market.times_us[time])).isoformat(),
+        "index_usd": {n: float(market.currency_usd[time, axis.position[n]]) for n in axis.names[:3]}
+        | {n: float(market.currency_usd[time, axis.position[n]]) for n in COINS},
+        "instruments": [
+            {**r, "expiry": None if pd.isna(r["expiry"]) else r["expiry"].isoformat()}
+            for r in table.to_dict("records")
+        ],
+        "positions": rows,
+        "balances": book.balances,
+        "spot_limits": book.limits,
+        "orders": [],
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,70 @@
+"""Every shipped configuration and parameter set loads, and its sections fit together."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backtest.config import RunConfig, load_config
+from backtest.errors import ConfigError
+from backtest.params import load_parameter_set
+from backtest.paths import PROJECT_ROOT
+
+
+CONFIGS = PROJECT_ROOT / "configs"
+RUNS = sorted(CONFIGS.glob("*.toml"))
+SETS = sorted((CONFIGS / "params").glob("*.toml"))
+
+
+@pytest.fixture(params=RUNS, ids=lambda path: path.stem)
+def config(request: pytest.FixtureRequest) -> RunConfig:
+    return load_config(request.param)
+
+
+def test_the_name_is_the_files(config: RunConfig) -> None:
+    assert (CONFIGS / f"{config.name}.toml").is_file()
+
+
+def test_data_is_built_outside_the_sources(config: RunConfig) -> None:
+    assert config.dataset.path.is_relative_to(PROJECT_ROOT / "build")
+
+
+def test_a_market_and_accounts_can_be_made(config: RunConfig) -> None:
+    assert config.market is not None
+    assert config.population is not None
+
+
+def test_the_replay_lies_in_the_market(config: RunConfig) -> None:
+    assert config.market is not None
+    assert config.replay.start is not None
+    assert config.replay.end is not None
+    assert config.market.start <= config.replay.start < config.replay.end <= config.market.end
+
+
+def test_accounts_start_no_later_than_the_replay(config: RunConfig) -> None:
+    assert config.population is not None
+    assert config.market is not None
+    assert config.replay.start is not None
+    first = config.population.at or config.market.start
+    assert config.market.start <= first <= config.replay.start
+
+
+def test_sets_are_compared(config: RunConfig) -> None:
+    names = [chosen.name for chosen in config.parameter_sets]
+    assert len(names) >= 2
+    assert config.report.champion in names
+    assert len({load_parameter_set(chosen.file).hash for chosen in config.parameter_sets}) >= 2
+
+
+@pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem)
+def test_a_parameter_set_is_named_after_its_file(path: Path) -> None:
+    assert load_parameter_set(path).name == path.stem
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "params", tmp_path / "params")
+    text = (CONFIGS / "smoke.toml").read_text(encoding="utf-8")
+    broken = tmp_path / "smoke.toml"
+    broken.write_text(text.replace("accounts = 200", "acounts = 200"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"smoke\.toml.*acounts"):
+        load_config(broken)
