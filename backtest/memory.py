@@ -56,7 +56,8 @@ class Footprint:
         """All of it, bytes."""
         return self.base + self.tables + self.accounts
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """The sum and its parts."""
         parts = (self.base, self.tables, self.accounts)
         base, tables, accounts = (f"{part / 1e9:.2f}" for part in parts)
         return (
@@ -83,9 +84,11 @@ def footprint(
     `CACHE_BYTES`; one window stays whatever its size.
 
     Args:
-        accounts, buckets: of the dataset.
+        accounts: of the dataset.
+        buckets: of the dataset.
         instruments: held at the snapshot that holds most.
-        times: of the grid; window_times: of a window.
+        times: of the grid.
+        window_times: of a window.
         sets: parameter sets.
         workers: buckets at once in the process.
         traces: every account is traced.
@@ -120,7 +123,7 @@ def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Foo
     )
     if found.total > limit:
         raise ConfigError(
-            f"--memory-limit {limit / 1e9:.2f} GB: the run is predicted to need {found}; use fewer "
+            f"--memory-limit {limit / 1e9:.2f} GB: the run is predicted to need {found.text()}; use fewer "
             "--workers, a smaller engine.window_times, more buckets, or a higher limit"
         )
     return found

@@ -1,4 +1,4 @@
-"""The portfolio file of `pmstress margin`: JSON, validated, errors that name file, key and value."""
+"""The portfolio file of `pmstress margin`: JSON, validated; errors name file, key and value."""
 
 import json
 from collections.abc import Iterator

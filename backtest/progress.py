@@ -57,7 +57,8 @@ class Pace:
         speed = self.account_times_per_second
         return (self.total - self.done) * self._share / speed if speed > 0.0 else None
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Cells, speed and time left as one line."""
         left = self.seconds_left
         remaining = "time left unknown" if left is None else f"{duration(left)} left"
         speed = f"{self.account_times_per_second:,.0f} account-times a second"
@@ -129,7 +130,7 @@ class RunProgress:
             return
         columns = (BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False))
         self._bar = Progress(*columns, console=self._console)
-        self._task = self._bar.add_task("", total=self._pace.total, text=str(self._pace))
+        self._task = self._bar.add_task("", total=self._pace.total, text=self._pace.text())
         self._bar.start()
 
     def advance(self, cells: int) -> None:
@@ -139,7 +140,7 @@ class RunProgress:
                 return
             self._pace.advance(cells)
             if self._bar is not None:
-                self._bar.update(self._task, completed=self._pace.done, text=str(self._pace))
+                self._bar.update(self._task, completed=self._pace.done, text=self._pace.text())
             elif self._style == "lines":
                 self._line(self._pace)
 
@@ -148,4 +149,4 @@ class RunProgress:
         if pace.done < pace.total and now - self._last_line < LINE_EVERY_S:
             return
         self._last_line = now
-        self._console.print(str(pace), soft_wrap=True)
+        self._console.print(pace.text(), soft_wrap=True)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kernels import status
 from kernels.models.okx import OkxParameters
-from kernels.records import AccountMargin, Charges
+from kernels.records import AccountMargin, Charges, Values
 
 
 WARNED, STARTED, RECOVERED, BANKRUPTED = (8, 16, 32, 64)
@@ -31,21 +31,21 @@ class AccountState(eqx.Module):
         lowest_equity_usd: lowest equity; theta: lowest break-even multipliers.
     """
 
-    is_warned: Bool[Array, ""]
-    in_episode: Bool[Array, ""]
-    is_bankrupt: Bool[Array, ""]
-    episodes: Int[Array, ""]
-    first_time: Int[Array, ""]
-    scored: Int[Array, ""]
-    unpriced: Int[Array, ""]
-    liquidation_times: Int[Array, ""]
-    worst_level: Float[Array, ""]
-    worst_time: Int[Array, ""]
-    worst_adjusted_equity: Float[Array, ""]
-    worst_equity_usd: Float[Array, ""]
-    worst_total_mmr: Float[Array, ""]
+    is_warned: Bool[Values, "*account"]
+    in_episode: Bool[Values, "*account"]
+    is_bankrupt: Bool[Values, "*account"]
+    episodes: Int[Values, "*account"]
+    first_time: Int[Values, "*account"]
+    scored: Int[Values, "*account"]
+    unpriced: Int[Values, "*account"]
+    liquidation_times: Int[Values, "*account"]
+    worst_level: Float[Values, "*account"]
+    worst_time: Int[Values, "*account"]
+    worst_adjusted_equity: Float[Values, "*account"]
+    worst_equity_usd: Float[Values, "*account"]
+    worst_total_mmr: Float[Values, "*account"]
     worst_charges: Charges
-    lowest_equity_usd: Float[Array, ""]
+    lowest_equity_usd: Float[Values, "*account"]
     theta: Charges
 
 

@@ -91,7 +91,10 @@ def _add_legs(
 def unit_exposure(
     table: Table,
     legs: tuple[Int[Array, " leg"], Float[Array, " leg"], Bool[Array, " leg"]],
-    options: tuple[Int[Array, " leg"], Float[Array, " leg"], Bool[Array, " leg"]] | None = None,
+    options: tuple[
+        Int[Array, " option_leg"], Float[Array, " option_leg"], Bool[Array, " option_leg"]
+    ]
+    | None = None,
 ) -> Exposure:
     """Exposure of one risk unit from its legs (instrument, contracts, closes bucket).
 

@@ -16,11 +16,19 @@ Axes (singular, one spelling everywhere; records describe ONE account, one time,
 Units: ``_usd`` US dollars, ``_coin`` coins, ``_frac`` fractions, ``_yr`` years (ACT/365);
 prices follow the contract (see :class:`Contract`). Signs: long > 0, gain > 0, margin >= 0.
 NaN in a value means *unpriced* and spreads to everything that needs it.
+
+A leading ``*`` in an annotation stands for the axes of the batch that a record may carry besides
+those of its one element: ``*account`` last in books, ``*time`` first in tables, ``*axes`` for
+units, times and accounts of results.
 """
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+
+Values = Array | np.ndarray
+"""Device or host arrays: batching builds records on the host."""
 
 QUOTES = ("USDT", "USDC", "USD")
 NUM_QUOTES = len(QUOTES)
@@ -44,14 +52,14 @@ class Contract(eqx.Module):
         coin, settle: positions on the currency axis.
     """
 
-    kind: Int[Array, ""]
-    is_inverse: Bool[Array, ""]
-    multiplier: Float[Array, ""]
-    strike_usd: Float[Array, ""]
-    call_sign: Float[Array, ""]
-    expiry_s: Float[Array, ""]
-    coin: Int[Array, ""]
-    settle: Int[Array, ""]
+    kind: Int[Values, "*batch"]
+    is_inverse: Bool[Values, "*batch"]
+    multiplier: Float[Values, "*batch"]
+    strike_usd: Float[Values, "*batch"]
+    call_sign: Float[Values, "*batch"]
+    expiry_s: Float[Values, "*batch"]
+    coin: Int[Values, "*batch"]
+    settle: Int[Values, "*batch"]
 
 
 class Quote(eqx.Module):
@@ -66,12 +74,12 @@ class Quote(eqx.Module):
         funding: cumulative funding paid by one long contract since the snapshot, settle units.
     """
 
-    mark: Float[Array, ""]
-    forward_usd: Float[Array, ""]
-    iv: Float[Array, ""]
-    settlement: Float[Array, ""]
-    settlement_fx: Float[Array, ""]
-    funding: Float[Array, ""]
+    mark: Float[Values, "*batch"]
+    forward_usd: Float[Values, "*batch"]
+    iv: Float[Values, "*batch"]
+    settlement: Float[Values, "*batch"]
+    settlement_fx: Float[Values, "*batch"]
+    funding: Float[Values, "*batch"]
 
 
 class Table(eqx.Module):
@@ -85,11 +93,11 @@ class Table(eqx.Module):
         rates: rates of the model that depend on the time only (OKX: pair x tier of MR9).
     """
 
-    features: Float[Array, "instrument feature"]
-    charges: Float[Array, "instrument charge_feature"]
-    scenarios: Float[Array, "instrument column"]
-    currency_usd: Float[Array, " currency"]
-    rates: Float[Array, "pair tier"]
+    features: Float[Values, "*time instrument feature"]
+    charges: Float[Values, "*time instrument charge_feature"]
+    scenarios: Float[Values, "*time instrument column"]
+    currency_usd: Float[Values, "*time currency"]
+    rates: Float[Values, "*time pair tier"]
 
 
 class Book(eqx.Module):
@@ -104,16 +112,16 @@ class Book(eqx.Module):
         option_*: expiring legs of the first units, those which hold options.
     """
 
-    unit_coin: Int[Array, " unit"]
-    coin_base: Float[Array, " unit"]
-    spot_limit_coin: Float[Array, " unit"]
-    quote_base: Float[Array, " quote"]
-    leg_instrument: Int[Array, "unit leg"]
-    leg_contracts: Float[Array, "unit leg"]
-    leg_closes_bucket: Bool[Array, "unit leg"]
-    option_instrument: Int[Array, "option_unit option_leg"]
-    option_contracts: Float[Array, "option_unit option_leg"]
-    option_closes_bucket: Bool[Array, "option_unit option_leg"]
+    unit_coin: Int[Values, "unit *account"]
+    coin_base: Float[Values, "unit *account"]
+    spot_limit_coin: Float[Values, "unit *account"]
+    quote_base: Float[Values, "quote *account"]
+    leg_instrument: Int[Values, "unit leg *account"]
+    leg_contracts: Float[Values, "unit leg *account"]
+    leg_closes_bucket: Bool[Values, "unit leg *account"]
+    option_instrument: Int[Values, "option_unit option_leg *account"]
+    option_contracts: Float[Values, "option_unit option_leg *account"]
+    option_closes_bucket: Bool[Values, "option_unit option_leg *account"]
 
 
 class Exposure(eqx.Module):
@@ -132,31 +140,31 @@ class Exposure(eqx.Module):
         scenario_usd: profit of the expiring legs in each scenario column.
     """
 
-    quote_value: tuple[Float[Array, ""], ...]
-    coin_value: Float[Array, ""]
-    cash_usd: tuple[Float[Array, ""], ...]
-    delta_coin: Float[Array, ""]
-    linear_delta_coin: Float[Array, ""]
-    gross_usd: Float[Array, ""]
-    fee_usd: Float[Array, ""]
-    basis_charge_usd: Float[Array, ""]
-    vega_gross_usd: Float[Array, ""]
-    vega_net_usd: Float[Array, ""]
-    scenario_usd: Float[Array, " column"] | None
+    quote_value: tuple[Float[Values, "*axes"], ...]
+    coin_value: Float[Values, "*axes"]
+    cash_usd: tuple[Float[Values, "*axes"], ...]
+    delta_coin: Float[Values, "*axes"]
+    linear_delta_coin: Float[Values, "*axes"]
+    gross_usd: Float[Values, "*axes"]
+    fee_usd: Float[Values, "*axes"]
+    basis_charge_usd: Float[Values, "*axes"]
+    vega_gross_usd: Float[Values, "*axes"]
+    vega_net_usd: Float[Values, "*axes"]
+    scenario_usd: Float[Values, "*axes column"] | None
 
 
 class Charges(eqx.Module):
     """The nine charges in USD, each >= 0 (MR8 is charged on the account, zero in a unit)."""
 
-    mr1: Float[Array, ""]
-    mr2: Float[Array, ""]
-    mr3: Float[Array, ""]
-    mr4: Float[Array, ""]
-    mr5: Float[Array, ""]
-    mr6: Float[Array, ""]
-    mr7: Float[Array, ""]
-    mr8: Float[Array, ""]
-    mr9: Float[Array, ""]
+    mr1: Float[Values, "*axes"]
+    mr2: Float[Values, "*axes"]
+    mr3: Float[Values, "*axes"]
+    mr4: Float[Values, "*axes"]
+    mr5: Float[Values, "*axes"]
+    mr6: Float[Values, "*axes"]
+    mr7: Float[Values, "*axes"]
+    mr8: Float[Values, "*axes"]
+    mr9: Float[Values, "*axes"]
 
 
 class UnitMargin(eqx.Module):
@@ -171,15 +179,15 @@ class UnitMargin(eqx.Module):
     """
 
     charges: Charges
-    mmr_usd: Float[Array, ""]
-    spot_coin: Float[Array, ""]
-    equity_usd: Float[Array, ""]
-    discounted_usd: Float[Array, ""]
-    borrow_mmr_usd: Float[Array, ""]
-    borrow_imr_usd: Float[Array, ""]
-    borrow_fee_usd: Float[Array, ""]
-    quote_value: tuple[Float[Array, ""], ...]
-    gross_usd: Float[Array, ""]
+    mmr_usd: Float[Values, "*axes"]
+    spot_coin: Float[Values, "*axes"]
+    equity_usd: Float[Values, "*axes"]
+    discounted_usd: Float[Values, "*axes"]
+    borrow_mmr_usd: Float[Values, "*axes"]
+    borrow_imr_usd: Float[Values, "*axes"]
+    borrow_fee_usd: Float[Values, "*axes"]
+    quote_value: tuple[Float[Values, "*axes"], ...]
+    gross_usd: Float[Values, "*axes"]
 
 
 class AccountMargin(eqx.Module):
@@ -193,14 +201,14 @@ class AccountMargin(eqx.Module):
     """
 
     charges: Charges
-    derivatives_mmr: Float[Array, ""]
-    total_mmr: Float[Array, ""]
-    total_imr: Float[Array, ""]
-    borrow_imr: Float[Array, ""]
-    borrow_fee: Float[Array, ""]
-    equity_usd: Float[Array, ""]
-    adjusted_equity: Float[Array, ""]
-    margin_level: Float[Array, ""]
-    gross_notional_usd: Float[Array, ""]
+    derivatives_mmr: Float[Values, "*axes"]
+    total_mmr: Float[Values, "*axes"]
+    total_imr: Float[Values, "*axes"]
+    borrow_imr: Float[Values, "*axes"]
+    borrow_fee: Float[Values, "*axes"]
+    equity_usd: Float[Values, "*axes"]
+    adjusted_equity: Float[Values, "*axes"]
+    margin_level: Float[Values, "*axes"]
+    gross_notional_usd: Float[Values, "*axes"]
     theta: Charges | None
-    status: Int[Array, ""]
+    status: Int[Values, "*axes"]

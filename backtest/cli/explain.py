@@ -30,11 +30,11 @@ def explain(
 ) -> None:
     """Every step of one account's margin at one time, beside the stored numbers.
 
-    The steps come from the readable float64 reference, on the portfolio and prices as the run
-    knew them; [A] marks numbers that nobody publishes. Stored numbers are there for the
-    accounts that [traces] of the configuration names.
+    The steps come from the readable float64 reference, on the portfolio and
+    prices as the run knew them; [A] marks numbers that nobody publishes.
+    Stored are the accounts that section [traces] of the configuration names.
 
-    Example: pmstress explain build/runs/demo A0000042@2025-03-09T12:00Z --set today
+    Example: pmstress explain build/runs/demo A0000042@2025-03-09T12:00Z
     """
     account, time = parse_account_time(what)
     from backtest.explain import explain_portfolio  # slow to import
@@ -67,8 +67,8 @@ def parse_account_time(text: str) -> tuple[str, "pd.Timestamp"]:
     try:
         time = pd.Timestamp(written)
     except ValueError:
-        time = pd.NaT
-    if time is pd.NaT:
+        time = None
+    if not isinstance(time, pd.Timestamp):
         raise ConfigError(f"'{written}' in '{text}' is no time; {allowed}")
     return account, time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
 

@@ -16,10 +16,10 @@ def margin(
     params: Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameter set (TOML).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, full precision.")] = False,
 ) -> None:
-    """Margin of one portfolio, every charge with its steps; before and after its orders.
+    """Margin of one portfolio with every step, before and after its orders.
 
-    The numbers come from the kernels that replay history, checked against the readable
-    float64 reference; [A] marks numbers that nobody publishes.
+    The numbers come from the kernels that replay history, checked against
+    the readable float64 reference; [A] marks numbers that nobody publishes.
 
     Example: pmstress margin configs/portfolios/options-and-spot.json
     --params configs/params/okx-merged-2025-01-21.toml

@@ -63,6 +63,8 @@ def _print(found: dict[str, Any]) -> None:
     from backtest.report.terminal import group_rows, summary_rows
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)  # files and pipes have no width of their own
     console.print(f"[bold]{escape(found['verdict']['sentence'])}[/bold]")
     for name, words in found["verdict"]["points"].items():
         console.print(f"{escape(name)}: {escape(words)}")

@@ -51,10 +51,10 @@ def run(
 ) -> None:
     """Replay history under every parameter set; save results and report.
 
-    Builds the dataset and draws the accounts first where they are absent. An interrupted run
-    goes on where it stopped when it is started again.
+    Builds the dataset and draws the accounts first where they are absent.
+    An interrupted run goes on where it stopped when it is started again.
 
-    Example: pmstress run configs/demo.toml --out build/runs/demo --memory-limit 4GB
+    Example: pmstress run configs/demo.toml --out build/runs/demo
     """
     from backtest.cells import safe_name  # slow to import
     from backtest.config import load_config
@@ -70,7 +70,7 @@ def run(
             if limit is not None:
                 at_once = 1 if scheduler else workers or settings.engine.workers
                 needed = check_memory(settings, plan, limit, at_once)
-                progress.say(f"predicted memory: {needed}")
+                progress.say(f"predicted memory: {needed.text()}")
             progress.start(*_size(settings, plan))
 
         manifest = _in_thread(

@@ -11,7 +11,7 @@ Charge features: expiry-bucket delta and move (MR4), weighted vega (MR3), fee si
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from kernels import black76
 from kernels.features import is_alive, is_expiring, is_perpetual, is_priced, years_left
@@ -47,8 +47,8 @@ class OkxParameters(eqx.Module):
     price_moves: Float[Array, "currency move"]
     points_days: Float[Array, " node"]
     points: Float[Array, " node"]
-    percent_days: Float[Array, " node"]
-    percent: Float[Array, " node"]
+    percent_days: Float[Array, " percent_node"]
+    percent: Float[Array, " percent_node"]
     has_points: Bool[Array, ""]
     has_percent: Bool[Array, ""]
     combine: Int[Array, ""]
@@ -80,8 +80,8 @@ class OkxParameters(eqx.Module):
     depeg_calm_index: Float[Array, ""]
     depeg_calm_rate_step: Float[Array, ""]
     depeg_stress_index: Float[Array, ""]
-    depeg_base_index: Float[Array, " node"]
-    depeg_base_rate: Float[Array, " node"]
+    depeg_base_index: Float[Array, " depeg_node"]
+    depeg_base_rate: Float[Array, " depeg_node"]
     depeg_offset: Float[Array, " tier"]
     depeg_max_rate: Float[Array, ""]
     collateral: MarginalTiers
@@ -394,6 +394,6 @@ def unit_charges(
     )
 
 
-def of_coin(values: Float[Array, " currency"], coin: Int[Array, ""]) -> Float[Array, ""]:
+def of_coin(values: Shaped[Array, " currency"], coin: Int[Array, ""]) -> Shaped[Array, ""]:
     """One coin's number; currency indexes are valid by batching."""
     return values.at[coin].get(mode="promise_in_bounds")

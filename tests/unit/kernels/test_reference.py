@@ -49,7 +49,8 @@ class Scored:
         for batch in built:
             size = len(batch.accounts)
             segment = np.zeros(size, int)
-            result = engine.replay(batch, initial_state(size), priced, segment, times)
+            with jax.numpy_dtype_promotion("standard"):
+                result = engine.replay(batch, initial_state(size), priced, segment, times)
             for place, k in enumerate(batch.accounts):
                 self.margin[int(k)] = (result.margin, place)
 
