@@ -134,7 +134,7 @@ class _Legs:
         new_list = np.ones(len(key), bool)
         new_list[1:] = (key[1:] != key[:-1]) | (is_wide[1:] != is_wide[:-1])
         start = np.flatnonzero(new_list)
-        ordinal = np.arange(len(key)) - np.repeat(start, np.diff([*start, len(key)]))
+        ordinal = np.arange(len(key)) - np.repeat(start, np.diff(np.append(start, len(key))))
         closes = np.ones(len(key), bool)
         closes[:-1] = new_list[1:] | (expiry[1:] != expiry[:-1])
         return _Legs(account, key, instrument, contracts, is_wide, ordinal, closes, option_units)
@@ -252,7 +252,11 @@ def _book(
     at = units.ordinal[mine], slot[units.account[mine]]
     unit_coin = np.full((shape.units, size), NULL_CURRENCY, np.int32)
     coin_base, limit = np.zeros((shape.units, size)), np.full((shape.units, size), np.inf)
-    unit_coin[at], coin_base[at], limit[at] = units.coin[mine], units.coin_base[mine], units.limit[mine]
+    unit_coin[at], coin_base[at], limit[at] = (
+        units.coin[mine],
+        units.coin_base[mine],
+        units.limit[mine],
+    )
 
     unit_of_leg = units.ordinal[np.searchsorted(units.key, legs.unit_key)]
 

@@ -105,6 +105,6 @@ class CellStore:
 
         def dump(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
 
         write_atomically(self.path(set_index, bucket, window), dump)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dask
+from dask.base import compute
+from dask.delayed import delayed
 
 from backtest.config import RunConfig
 from backtest.errors import PmStressError, RunError
@@ -56,9 +57,9 @@ def replay_buckets(
         RunError: some buckets failed; what is finished stays for the next run.
     """
     if scheduler is None:
-        tasks = [dask.delayed(replay_bucket)(config, plan, out, b, on_cell) for b in plan.buckets]
+        tasks = [delayed(replay_bucket)(config, plan, out, b, on_cell) for b in plan.buckets]
         reports = list(
-            dask.compute(
+            compute(
                 *tasks, scheduler="threads" if workers > 1 else "synchronous", num_workers=workers
             )
         )
@@ -68,7 +69,8 @@ def replay_buckets(
         with Client(scheduler) as client:
             shared = client.scatter((config, plan), broadcast=True)
             futures = client.map(_on_worker, plan.buckets, shared=shared, out=out, pure=False)
-            reports = list(client.gather(futures))
+            gathered: Any = client.gather(futures)
+            reports = list(gathered)
     with _lock:
         _contexts.clear()
     failed = [r for r in reports if "error" in r]

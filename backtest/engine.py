@@ -137,7 +137,9 @@ class Engine:
         self._tile_accounts = tile_accounts
         self._sharding = None
         if len(self.devices) > 1:
-            self._sharding = NamedSharding(Mesh(np.asarray(self.devices), ("account",)), PartitionSpec())
+            self._sharding = NamedSharding(
+                Mesh(np.asarray(self.devices), ("account",)), PartitionSpec()
+            )
 
     def price(
         self, window: MarketWindow, contracts: Contract, sets: list[OkxParameters]
@@ -297,9 +299,7 @@ def _exposures(book: Book, tables: Table) -> Any:
 
 @jax.jit
 def _units(exposures: Any, book: Book, tables: Table, params: OkxParameters) -> UnitMargin:
-    return jax.lax.map(
-        lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables)
-    )
+    return jax.lax.map(lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables))
 
 
 @jax.jit
@@ -382,7 +382,7 @@ def _sums(
 def binding(
     book: Book, tables: Table, params: OkxParameters, at: Int[Array, ""]
 ) -> tuple[Array, Array, Array]:
-    """For each account of a tile at time ``at``: the unit of the largest MMR, its MR1 cell, charges.
+    """What binds each account of a tile at time ``at``: its largest unit, MR1 cell and charges.
 
     Returns:
         (unit ordinal [account], cell 0 ... 20 of MR1 [account], charges of that unit
@@ -403,11 +403,15 @@ def binding(
         cells.append(one(part, coin, units.spot_coin[rows]))
     cell = jnp.concatenate(cells)
     pick = unit[None, :]
-    charges = jnp.stack([jnp.take_along_axis(c, pick, 0)[0] for c in jax.tree.leaves(units.charges)])
+    charges = jnp.stack(
+        [jnp.take_along_axis(c, pick, 0)[0] for c in jax.tree.leaves(units.charges)]
+    )
     return unit, jnp.take_along_axis(cell, pick, 0)[0], charges
 
 
-def _mr1_cell(exposure: Any, coin: Array, spot: Array, table: Table, params: OkxParameters) -> Array:
+def _mr1_cell(
+    exposure: Any, coin: Array, spot: Array, table: Table, params: OkxParameters
+) -> Array:
     usd = okx.of_coin(table.currency_usd, coin)
     pnl = okx.scenario_pnl(exposure, coin, usd, spot, params)[okx.MR1_CELLS]
     # Ties go to unchanged volatility: look at the "same" cells first.

@@ -1,4 +1,4 @@
-"""One account at one time of a finished run: its portfolio as of then, and the reference's answer."""
+"""One account at one time of a finished run: its portfolio then, and the reference's answer."""
 
 import json
 from dataclasses import dataclass
@@ -97,9 +97,7 @@ class AccountHistory:
         self.dataset, self.config, self.account = dataset, config, account
         self._instruments = clean_instruments(dataset.instruments(with_source=True)).good
         self._bucket = self._find_bucket()
-        self._staleness_us = int(
-            pd.Timedelta(config.replay.max_staleness).total_seconds() * MICROS
-        )
+        self._staleness_us = int(pd.Timedelta(config.replay.max_staleness).total_seconds() * MICROS)
         interval = config.replay.interval
         interval_us = int(pd.Timedelta(interval).total_seconds() * MICROS) if interval else None
         start = config.replay.start or dataset.meta.first_time
@@ -116,7 +114,7 @@ class AccountHistory:
         buckets = self.dataset.bucket_ids()
         for bucket in sorted(buckets, key=lambda b: b != likely):
             ids = self.dataset.accounts(bucket, ["account_id"])["account_id"].astype(str)
-            if (ids == self.account).any():
+            if self.account in set(ids):
                 return bucket
         raise ConfigError(f"{self.dataset.root}: no account '{self.account}'")
 
@@ -151,7 +149,9 @@ class AccountHistory:
         ids = positions["instrument_id"].astype(str)
         by_id = self._instruments.set_index(self._instruments["instrument_id"].astype(str))
         instruments = by_id.loc[ids].reset_index(drop=True)
-        axis = Currencies([*balances["currency"].astype(str), *instruments["coin"], *instruments["settle"]])
+        axis = Currencies(
+            [*balances["currency"].astype(str), *instruments["coin"], *instruments["settle"]]
+        )
         source = MarketSource(
             dataset=self.dataset,
             instruments=instruments,

@@ -6,12 +6,13 @@ time at or before their expiry.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 from typing import SupportsInt
 
 import numpy as np
 import pandas as pd
 
-from backtest.dataset import Dataset
+from backtest.dataset import Dataset, utc
 from backtest.model_records import Currencies
 from backtest.quality import Clean, clean_index, clean_marks
 
@@ -41,7 +42,7 @@ class MarketWindow:
     funding: np.ndarray
 
 
-def micros(times: pd.Series | pd.DatetimeIndex) -> np.ndarray:
+def micros(times: Any) -> np.ndarray:
     """Microseconds since the epoch of UTC times."""
     values = pd.DatetimeIndex(times).tz_convert("UTC").tz_localize(None)
     return values.as_unit("us").to_numpy().astype("int64")
@@ -49,7 +50,7 @@ def micros(times: pd.Series | pd.DatetimeIndex) -> np.ndarray:
 
 def stamp(time_us: SupportsInt) -> pd.Timestamp:
     """UTC timestamp of microseconds since the epoch."""
-    return pd.Timestamp(int(time_us), unit="us", tz="UTC")
+    return utc(pd.Timestamp(int(time_us), unit="us", tz="UTC"))
 
 
 def last_known(
@@ -63,7 +64,9 @@ def last_known(
     """[time, column, value]: the last row at or before each time, NaN where too old or absent.
 
     Args:
-        row_times_us, row_columns, values: one row each: time, column, [row, value].
+        row_times_us: time of each row.
+        row_columns: column of each row.
+        values: [row, value] of each row.
         times_us: ascending times wanted.
         num_columns: width of the answer.
         max_staleness_us: oldest age carried forward.
@@ -113,7 +116,7 @@ class MarketSource:
         self._expiry_us = np.full(len(ids) + 1, far)
         has = expiry.notna().to_numpy()
         self._expiry_us[1:][has] = micros(expiry[has])
-        self._funding: tuple[np.ndarray, np.ndarray] | None = None
+        self._funding: tuple[int, np.ndarray] | None = None
 
     def window(self, times_us: np.ndarray) -> MarketWindow:
         """Everything known at each of the ascending grid times."""
@@ -141,7 +144,7 @@ class MarketSource:
         rows = rows[rows["currency"].astype(str).isin(self.currencies.position)]
         return rows.assign(
             _us=micros(rows["time"]),
-            _column=rows["currency"].astype(str).map(self.currencies.position).astype(int),
+            _column=[self.currencies.position[c] for c in rows["currency"].astype(str)],
         )
 
     def _index(self, times_us: np.ndarray) -> np.ndarray:
@@ -161,7 +164,7 @@ class MarketSource:
     def _mark_rows(self, first_us: int, last_us: int) -> pd.DataFrame:
         rows = self.dataset.marks(stamp(first_us), stamp(last_us), with_source=True)
         rows = self._keep(clean_marks(rows, self.all_instruments))
-        known = rows["instrument_id"].astype(object).map(self._row_of)
+        known = rows["instrument_id"].astype(object).map(self._row_of.to_dict().get)
         rows = rows[known.notna()]
         return rows.assign(_us=micros(rows["time"]), _column=known.dropna().astype(int))
 
@@ -180,8 +183,9 @@ class MarketSource:
     def _settlements(self, times_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shape = len(times_us), len(self._expiry_us)
         price, fx = np.full(shape, np.nan), np.full(shape, np.nan)
-        coins = self.instruments["coin"].astype(str).map(self.currencies.position).to_numpy()
-        settles = self.instruments["settle"].astype(str).map(self.currencies.position).to_numpy()
+        position = self.currencies.position.get
+        coins = self.instruments["coin"].astype(str).map(position).to_numpy()
+        settles = self.instruments["settle"].astype(str).map(position).to_numpy()
         for expiry_us in np.unique(self._expiry_us[self._expiry_us <= times_us[-1]]):
             index = self._index(np.asarray([expiry_us]))[0]
             which = np.flatnonzero(self._expiry_us == expiry_us)
@@ -198,7 +202,7 @@ class MarketSource:
         if times_us[0] <= done_us:
             done_us, total = self.snapshot_us, np.zeros(paid.shape[1])
         rows = self._mark_rows(done_us + 1, int(times_us[-1]))
-        rows = rows[rows["funding_rate"].notna()].sort_values(["_us", "_column"])
+        rows = rows.dropna(subset=["funding_rate"]).sort_values(by=["_us", "_column"])
         contract = self.instruments.iloc[rows["_column"].to_numpy() - 1]
         m, price = contract["multiplier"].to_numpy(float), rows["mark_price"].to_numpy(float)
         inverse = (contract["style"].astype(str) == "inverse").to_numpy()

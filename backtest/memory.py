@@ -39,7 +39,9 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text)
     unit = _UNITS.get(found[2].upper()) if found else None
     if found is None or unit is None or float(found[1]) <= 0.0:
-        raise ConfigError(f"'{text}' is no size; allowed: a number with MB, GB, MiB, GiB: 4GB")
+        raise ConfigError(
+            f"--memory-limit is '{text}'; allowed: a size with MB, GB, MiB or GiB, for example 4GB"
+        )
     return math.floor(float(found[1]) * unit)
 
 
@@ -123,7 +125,7 @@ def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Foo
     )
     if found.total > limit:
         raise ConfigError(
-            f"--memory-limit {limit / 1e9:.2f} GB: the run is predicted to need {found.text()}; use fewer "
-            "--workers, a smaller engine.window_times, more buckets, or a higher limit"
+            f"--memory-limit is {limit / 1e9:.2f} GB; the run is predicted to need {found.text()}; "
+            "use fewer --workers, a smaller engine.window_times, more buckets, or a higher limit"
         )
     return found

@@ -52,7 +52,7 @@ def contract_records(instruments: pd.DataFrame, currencies: Currencies) -> Contr
     kind = instruments["kind"].astype(str)
     expiry = pd.to_datetime(instruments["expiry"], utc=True)
     expiry_s = np.where(expiry.isna(), np.inf, _epoch_seconds(expiry))
-    sign = instruments["option_type"].astype(object).map({"C": 1.0, "P": -1.0})
+    sign = [{"C": 1.0, "P": -1.0}.get(str(t), 1.0) for t in instruments["option_type"]]
     is_inverse = (instruments["style"].astype(str) == "inverse") & (kind != "option")
 
     def with_null(values: Any, null: Any, dtype: Any) -> Array:
@@ -63,12 +63,12 @@ def contract_records(instruments: pd.DataFrame, currencies: Currencies) -> Contr
 
     strike = instruments["strike"].astype(float)
     return Contract(
-        kind=with_null(kind.map(KIND_CODES), NULL, np.int32),
+        kind=with_null([KIND_CODES[k] for k in kind], NULL, np.int32),
         is_inverse=with_null(is_inverse, False, bool),
         multiplier=with_null(instruments["multiplier"], 0.0, float),
         # A strike of 1 keeps the unused option branch of other contracts finite.
         strike_usd=with_null(strike.fillna(1.0), 1.0, float),
-        call_sign=with_null(sign.astype(float).fillna(1.0), 1.0, float),
+        call_sign=with_null(sign, 1.0, float),
         expiry_s=with_null(expiry_s, np.inf, float),
         coin=with_null(position("coin"), NUM_QUOTES, np.int32),
         settle=with_null(position("settle"), NUM_QUOTES, np.int32),

@@ -173,9 +173,7 @@ def _instruments(dataset: Dataset, quarantine: _Quarantine) -> pd.DataFrame:
 def _days(times: np.ndarray) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
     days = pd.date_range(stamp(times[0]).normalize(), stamp(times[-1]).normalize(), freq="D")
     last = pd.Timedelta(days=1) - pd.Timedelta(microseconds=1)
-    return [
-        (max(day, stamp(times[0])), min(day + last, stamp(times[-1]))) for day in days
-    ]
+    return [(max(day, stamp(times[0])), min(day + last, stamp(times[-1]))) for day in days]
 
 
 def _index_rows(dataset: Dataset, times: np.ndarray, quarantine: _Quarantine) -> list[str]:
@@ -217,11 +215,12 @@ def _portfolios(
             rows = dataset.balances(stamp(snapshot), bucket, with_source=True)
             good = quarantine.keep("balances", rows, clean_balances(rows, currencies))
             coins.update(good["currency"].astype(str).unique())
-            accounts += rows["account_id"].nunique()
+            accounts += len(rows["account_id"].unique())
         held[snapshot] = sorted(ids)
         coins.update(coin_of.loc[sorted(ids)])
         holders = max(holders, accounts)
-    settles = instruments.loc[instruments["instrument_id"].isin(set().union(*held.values()))]
+    ever_held = sorted({name for ids in held.values() for name in ids})
+    settles = instruments.loc[instruments["instrument_id"].isin(ever_held)]
     coins.update(settles["settle"].astype(str))
     return held, holders, sorted(coins)
 

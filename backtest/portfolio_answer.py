@@ -42,11 +42,9 @@ def answers(portfolio: Path, params: Path) -> Answers:
     use_compilation_cache()
     rules = load_parameter_set(params)
     content, numbers = load_portfolio(portfolio), rules.numbers()
+    filled = _named(portfolio, lambda: what_if.after_orders(content))
     now = _answer(portfolio, net_positions({**content, "orders": []}), numbers)
-    after = None
-    if content["orders"]:
-        filled = _named(portfolio, lambda: what_if.after_orders(content))
-        after = _answer(portfolio, net_positions(filled), numbers)
+    after = _answer(portfolio, net_positions(filled), numbers) if content["orders"] else None
     warnings = [
         f"{portfolio}: not priced {when}; missing or not usable: {', '.join(missing)}"
         for when, answer in (("now", now), ("after the orders", after))

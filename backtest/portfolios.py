@@ -1,5 +1,6 @@
 """Portfolios of one bucket at one snapshot, in index form; bad rows quarantine their account."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,32 +59,38 @@ def read_portfolios(
     bad = {str(x) for x in positions.rejected["account_id"]}
     bad |= {str(x) for x in balances.rejected["account_id"]}
     bad.discard("nan")
-    legs = positions.good.assign(account_id=positions.good["account_id"].astype(str))
-    cash = balances.good.assign(account_id=balances.good["account_id"].astype(str))
-    legs, cash = legs[~legs["account_id"].isin(bad)], cash[~cash["account_id"].isin(bad)]
-    ids = np.asarray(sorted(set(legs["account_id"]) | set(cash["account_id"])), dtype=str)
+    legs, leg_ids = _without(positions.good, bad)
+    cash, cash_ids = _without(balances.good, bad)
+    ids = np.unique(np.concatenate([leg_ids, cash_ids]))
     row_of = pd.Series(
         np.arange(1, len(instruments) + 1), index=instruments["instrument_id"].astype(str)
     )
-    leg_instrument = row_of.reindex(legs["instrument_id"].astype(str)).to_numpy(int)
-    entry = legs["entry_price"].to_numpy(float)
+    leg_instrument = np.asarray(row_of.reindex(legs["instrument_id"].astype(str)), dtype=int)
+    entry = np.asarray(legs["entry_price"], dtype=float)
     if np.isnan(entry).any():
         at_snapshot = _marks_at(dataset, plan, snapshot_us, row_of, max_staleness_us)
         entry = np.where(np.isnan(entry), at_snapshot[leg_instrument], entry)
     snapshot = Snapshot(
         account_ids=ids,
-        leg_account=np.searchsorted(ids, legs["account_id"].to_numpy(str)),
+        leg_account=np.searchsorted(ids, leg_ids),
         leg_instrument=leg_instrument,
-        leg_contracts=legs["contracts"].to_numpy(float),
+        leg_contracts=np.asarray(legs["contracts"], dtype=float),
         leg_entry=entry,
-        cash_account=np.searchsorted(ids, cash["account_id"].to_numpy(str)),
-        cash_currency=cash["currency"].astype(str).map(currencies.position).to_numpy(int),
-        cash=cash["cash"].to_numpy(float),
-        spot_limit=cash["spot_limit"].to_numpy(float),
+        cash_account=np.searchsorted(ids, cash_ids),
+        cash_currency=np.asarray([currencies.position[str(c)] for c in cash["currency"]], int),
+        cash=np.asarray(cash["cash"], dtype=float),
+        spot_limit=np.asarray(cash["spot_limit"], dtype=float),
     )
     code_of = _segment_codes(dataset, plan, bucket)
     out = sorted(bad)
     return Portfolios(snapshot, code_of(ids), out, code_of(np.asarray(out, dtype=str)))
+
+
+def _without(rows: pd.DataFrame, bad: set[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows of accounts that are not bad, and their account ids."""
+    ids = np.asarray(rows["account_id"].astype(str), dtype=str)
+    kept = np.flatnonzero(~np.isin(ids, sorted(bad)))
+    return rows.take(kept), ids[kept]
 
 
 def _marks_at(
@@ -92,12 +99,13 @@ def _marks_at(
     """Mark of each held instrument at the snapshot, NaN where none is fresh enough."""
     rows = dataset.marks(stamp(time_us - max_staleness_us), stamp(time_us), with_source=True)
     rows = clean_marks(rows, plan.instruments).good
-    column = rows["instrument_id"].astype(object).map(row_of)
-    rows, column = rows[column.notna()], column.dropna().astype(int)
+    column = np.asarray(row_of.reindex(rows["instrument_id"].astype(str)), dtype=float)
+    held = np.flatnonzero(~np.isnan(column))
+    rows = rows.take(held)
     known = last_known(
-        micros(rows["time"]),
-        column.to_numpy(),
-        rows[["mark_price"]].to_numpy(float),
+        micros(pd.DatetimeIndex(rows["time"])),
+        column[held].astype(int),
+        np.asarray(rows[["mark_price"]], dtype=float),
         np.asarray([time_us]),
         len(row_of) + 1,
         max_staleness_us,
@@ -105,15 +113,17 @@ def _marks_at(
     return known[0, :, 0]
 
 
-def _segment_codes(dataset: Dataset, plan: Plan, bucket: int):
+def _segment_codes(dataset: Dataset, plan: Plan, bucket: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Segment codes of account ids."""
     accounts = dataset.accounts(bucket, ["account_id", "segment"])
     position = {name: k for k, name in enumerate(plan.segments)}
     other = position.get(OTHER_SEGMENT, position[UNKNOWN_SEGMENT])
-    named = accounts["segment"].astype(str).map(lambda s: position.get(s, other))
-    code = pd.Series(named.to_numpy(int), index=accounts["account_id"].astype(str))
-    code = code[~code.index.duplicated()]
+    code: dict[str, int] = {}
+    for account, segment in zip(accounts["account_id"], accounts["segment"], strict=True):
+        code.setdefault(str(account), position.get(str(segment), other))
+    unknown = position[UNKNOWN_SEGMENT]
 
     def codes(ids: np.ndarray) -> np.ndarray:
-        return code.reindex(ids).fillna(position[UNKNOWN_SEGMENT]).to_numpy(int)
+        return np.asarray([code.get(str(i), unknown) for i in ids], dtype=int)
 
     return codes

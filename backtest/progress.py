@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -104,7 +104,7 @@ class RunProgress:
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunProgress":
         return self
 
     def __exit__(

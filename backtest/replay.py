@@ -78,7 +78,7 @@ class ReplayContext:
             if snapshot_us not in self._axes:
                 every = self.plan.instruments
                 held = every["instrument_id"].astype(str).isin(self.plan.held[snapshot_us])
-                instruments = every[held].reset_index(drop=True)
+                instruments = every.take(np.flatnonzero(held)).reset_index(drop=True)
                 contracts = contract_records(instruments, self.currencies)
                 source = MarketSource(
                     dataset=self.dataset,
@@ -147,13 +147,14 @@ class BucketReplay:
         for window in self.plan.windows:
             for s in range(num_sets):
                 if self.cells.has(s, self.bucket, window.number):
-                    last[s] = self.cells.read(s, self.bucket, window.number)
+                    cell = self.cells.read(s, self.bucket, window.number)
                     reused += 1
                 else:
-                    last[s] = self._compute(s, window, last[s])
+                    cell = self._compute(s, window, last[s])
                     computed += 1
+                last[s] = cell
                 for name in rows:
-                    rows[name] += last[s].counts[name]
+                    rows[name] += cell.counts[name]
             if on_cell is not None:
                 on_cell(num_sets, self._size(last))
         for s, cell in enumerate(last):

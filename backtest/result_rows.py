@@ -272,11 +272,14 @@ def summary_table(
     frame["accounts"] = frame["scored"] + frame["unpriced"] + frame["quarantined"]
     frame["parameter_set"] = name
     frame["segment"] = np.tile(np.asarray(plan.segments), num_times)
-    frame["time"] = np.repeat([stamp(t) for t in plan.times_us], num_segments)
+    times = pd.DatetimeIndex([stamp(t) for t in plan.times_us])
+    frame["time"] = times.repeat(num_segments)
     held = pd.DataFrame(frame)
-    held = held[held.groupby("segment")["accounts"].transform("sum") > 0]
+    of_segment = np.sum(frame["accounts"].reshape(num_times, num_segments), axis=0)
+    held = held.take(np.flatnonzero(np.tile(of_segment > 0, num_times)))
     order = ["parameter_set", "segment", "time", "accounts", "scored", "unpriced", "quarantined"]
     rest = [c for c in held.columns if c not in order]
-    held = held[[*order, *rest]].sort_values(["segment", "time"], ignore_index=True)
+    held = held.reindex(columns=[*order, *rest])
+    held = held.sort_values(by=["segment", "time"], ignore_index=True)
     table = pa.Table.from_pandas(held, preserve_index=False)
     return table.set_column(2, "time", table["time"].cast(TIME))

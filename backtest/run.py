@@ -15,10 +15,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 
 import backtest
 from backtest import cluster
-from backtest.cells import CellStore, safe_name, write_atomically, write_table
+from backtest.cells import CellStore, safe_name, write_table
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
 from backtest.engine import SUM_COLUMNS, use_compilation_cache
@@ -29,6 +30,7 @@ from backtest.params import load_parameter_set
 from backtest.plan import Plan, make_plan
 from backtest.population.build import build_population
 from backtest.result_rows import summary_table
+from backtest.tables import atomic_write_bytes
 
 
 MAX_INDEX_ROWS = 200_000
@@ -181,7 +183,7 @@ def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, default=str)
-    write_atomically(path, lambda p: p.write_text(text + "\n", encoding="utf-8") and None)
+    atomic_write_bytes(path, f"{text}\n".encode())
 
 
 def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
@@ -205,13 +207,14 @@ def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
     import pyarrow as pa
 
     rows = dataset.index(stamp(plan.times_us[0]), stamp(plan.times_us[-1]))
-    rows = rows[rows["currency"].astype(str).isin(plan.currencies_known)]
-    rows = rows.sort_values(["currency", "time"], ignore_index=True)
+    known = rows["currency"].astype(str).isin(list(plan.currencies_known))
+    rows = rows.take(np.flatnonzero(known)).sort_values(by=["currency", "time"], ignore_index=True)
     thin = int(np.ceil(len(rows) / MAX_INDEX_ROWS))
     if thin > 1:
-        times = np.sort(rows["time"].unique())[::thin]
-        rows = rows[rows["time"].isin(times)]
-    table = pa.Table.from_pandas(rows[["time", "currency", "usd"]], preserve_index=False)
+        times = pd.DatetimeIndex(rows["time"])
+        rows = rows.take(np.flatnonzero(times.isin(times.unique().sort_values()[::thin])))
+    rows = rows.reindex(columns=["time", "currency", "usd"])
+    table = pa.Table.from_pandas(rows, preserve_index=False)
     write_table(out / "report_data" / "index.parquet", table)
 
 

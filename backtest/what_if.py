@@ -11,7 +11,7 @@ import pandas as pd
 from backtest.batching import Snapshot, Terms, batches
 from backtest.engine import CHARGES, Engine
 from backtest.errors import ConfigError
-from backtest.market_window import MarketWindow, micros
+from backtest.market_window import MarketWindow, micros, stamp
 from backtest.model_records import Currencies, contract_records, okx_parameters
 from kernels import account
 from kernels.features import CASH, DELTA
@@ -175,8 +175,8 @@ def _window(
 
 
 def _time(portfolio: dict[str, Any]) -> pd.Timestamp:
-    time = pd.Timestamp(portfolio["time"])
-    return time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+    times = pd.DatetimeIndex(pd.to_datetime([portfolio["time"]], utc=True))
+    return stamp(int(micros(times)[0]))
 
 
 def _snapshot(

@@ -5,6 +5,8 @@
 every intermediate is a vector over accounts.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -176,7 +178,7 @@ def batch_exposures(book: Book, table: Table) -> tuple[Exposure | None, Exposure
     legs = book.leg_instrument, book.leg_contracts, book.leg_closes_bucket
     options = book.option_instrument, book.option_contracts, book.option_closes_bucket
 
-    def batched(*arguments):
+    def batched(*arguments: Any) -> Exposure:
         over_accounts = jax.vmap(lambda *a: unit_exposure(table, *a), in_axes=-1)
         return jax.vmap(over_accounts, in_axes=0)(*arguments)
 
@@ -196,7 +198,7 @@ def batch_units(
 ) -> UnitMargin:
     """Margin of every unit; axes ``unit account``, units with options first."""
 
-    def one(exposure, coin, coin_base, limit):
+    def one(exposure: Exposure, coin: Array, coin_base: Array, limit: Array) -> UnitMargin:
         return unit_margin(exposure, coin, coin_base, limit, table, params)
 
     batched = jax.vmap(jax.vmap(one))
@@ -215,7 +217,7 @@ def batch_totals(
 ) -> AccountMargin:
     """Accounts from their units (axes ``unit account``), without break-even multipliers."""
 
-    def one(units, quote_base):
+    def one(units: UnitMargin, quote_base: Array) -> AccountMargin:
         return account_totals(units, quote_base, table, params)
 
     return jax.vmap(one, in_axes=-1)(units, book.quote_base)
@@ -224,7 +226,7 @@ def batch_totals(
 def batch_theta(units: UnitMargin, margin: AccountMargin, params: OkxParameters) -> Charges:
     """Break-even multipliers of accounts from their units (axes ``unit account``)."""
 
-    def one(charges, mr8, available_usd):
+    def one(charges: Charges, mr8: Array, available_usd: Array) -> Charges:
         return breakeven.multipliers(charges, mr8, available_usd, params)
 
     available_usd = margin.adjusted_equity - margin.borrow_fee

@@ -15,6 +15,9 @@ from kernels.records import Charges
 
 
 NAMES = tuple(Charges.__dataclass_fields__)
+Steps = tuple[Array | int, Array, Array]
+"""Newton steps done, multipliers, whether the last step moved any."""
+
 ADDED = ("mr3", "mr4", "mr5", "mr9")
 
 
@@ -32,19 +35,19 @@ def last_root(
     floor = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
     at_zero = jnp.sum(jnp.maximum(intercept, floor), axis=0)
 
-    def solve(is_active, otherwise):
+    def solve(is_active: Array, otherwise: Array | float) -> Array:
         slopes = jnp.sum(jnp.where(is_active, slope, 0.0), axis=0)
         fixed = jnp.sum(jnp.where(is_active, intercept, floor), axis=0)
         return jnp.where(slopes > 0, (budget - fixed) / slopes, otherwise)
 
-    def newton(state):
+    def newton(state: Steps) -> Steps:
         steps, theta, _ = state
         # No active piece: the requirement is flat at this theta, which is the root or beyond it.
         reached = intercept + slope * theta[None, :] > floor
         better = jnp.where(jnp.isinf(theta), theta, solve((slope > 0) & reached, theta))
         return steps + 1, better, jnp.any(better < theta)
 
-    def unfinished(state):
+    def unfinished(state: Steps) -> Array:
         steps, _, moved = state
         return moved & (steps < slope.shape[0])
 

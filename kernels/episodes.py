@@ -17,7 +17,12 @@ from kernels.records import AccountMargin, Charges, Values
 WARNED, STARTED, RECOVERED, BANKRUPTED = (8, 16, 32, 64)
 """Event bits of a code, above the three bits of the status."""
 STATUS_MASK = 7
-EVENT_BITS = {"warning": WARNED, "liquidation": STARTED, "recovered": RECOVERED, "bankrupt": BANKRUPTED}
+EVENT_BITS = {
+    "warning": WARNED,
+    "liquidation": STARTED,
+    "recovered": RECOVERED,
+    "bankrupt": BANKRUPTED,
+}
 
 
 class AccountState(eqx.Module):
@@ -31,21 +36,21 @@ class AccountState(eqx.Module):
         lowest_equity_usd: lowest equity; theta: lowest break-even multipliers.
     """
 
-    is_warned: Bool[Values, "*account"]
-    in_episode: Bool[Values, "*account"]
-    is_bankrupt: Bool[Values, "*account"]
-    episodes: Int[Values, "*account"]
-    first_time: Int[Values, "*account"]
-    scored: Int[Values, "*account"]
-    unpriced: Int[Values, "*account"]
-    liquidation_times: Int[Values, "*account"]
-    worst_level: Float[Values, "*account"]
-    worst_time: Int[Values, "*account"]
-    worst_adjusted_equity: Float[Values, "*account"]
-    worst_equity_usd: Float[Values, "*account"]
-    worst_total_mmr: Float[Values, "*account"]
+    is_warned: Bool[Values, " *account"]
+    in_episode: Bool[Values, " *account"]
+    is_bankrupt: Bool[Values, " *account"]
+    episodes: Int[Values, " *account"]
+    first_time: Int[Values, " *account"]
+    scored: Int[Values, " *account"]
+    unpriced: Int[Values, " *account"]
+    liquidation_times: Int[Values, " *account"]
+    worst_level: Float[Values, " *account"]
+    worst_time: Int[Values, " *account"]
+    worst_adjusted_equity: Float[Values, " *account"]
+    worst_equity_usd: Float[Values, " *account"]
+    worst_total_mmr: Float[Values, " *account"]
     worst_charges: Charges
-    lowest_equity_usd: Float[Values, "*account"]
+    lowest_equity_usd: Float[Values, " *account"]
     theta: Charges
 
 
@@ -83,10 +88,10 @@ def advance(
     def count(so_far: Int[Array, ""], happened: Bool[Array, ""]) -> Int[Array, ""]:
         return so_far + happened.astype(so_far.dtype)
 
-    def keep_worst(new, old):
+    def keep_worst(new: Array, old: Array) -> Array:
         return jnp.where(worse, new, old)
 
-    def keep_priced(new, old):
+    def keep_priced(new: Array, old: Array) -> Array:
         return jnp.where(priced, new, old)
 
     lower = jnp.minimum(state.lowest_equity_usd, margin.equity_usd)

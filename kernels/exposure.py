@@ -40,7 +40,7 @@ def scenario_sum(
     return _over_legs(add, start, (instruments, contracts))
 
 
-def _over_legs(add: Callable, start: Any, legs: Any) -> Any:
+def _over_legs(add: Callable[[Any, Any], tuple[Any, None]], start: Any, legs: Any) -> Any:
     """Sum over legs, unrolled in blocks (whole up to ``UNROLLED_LEGS``) so that they fuse."""
     return jax.lax.scan(add, start, legs, unroll=UNROLLED_LEGS)[0]
 

@@ -22,12 +22,17 @@ those of its one element: ``*account`` last in books, ``*time`` first in tables,
 units, times and accounts of results.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
-Values = Array | np.ndarray
+if TYPE_CHECKING:
+    Values = Any
+else:
+    Values = Array | np.ndarray
 """Device or host arrays: batching builds records on the host."""
 
 QUOTES = ("USDT", "USDC", "USD")
@@ -52,14 +57,14 @@ class Contract(eqx.Module):
         coin, settle: positions on the currency axis.
     """
 
-    kind: Int[Values, "*batch"]
-    is_inverse: Bool[Values, "*batch"]
-    multiplier: Float[Values, "*batch"]
-    strike_usd: Float[Values, "*batch"]
-    call_sign: Float[Values, "*batch"]
-    expiry_s: Float[Values, "*batch"]
-    coin: Int[Values, "*batch"]
-    settle: Int[Values, "*batch"]
+    kind: Int[Values, " *batch"]
+    is_inverse: Bool[Values, " *batch"]
+    multiplier: Float[Values, " *batch"]
+    strike_usd: Float[Values, " *batch"]
+    call_sign: Float[Values, " *batch"]
+    expiry_s: Float[Values, " *batch"]
+    coin: Int[Values, " *batch"]
+    settle: Int[Values, " *batch"]
 
 
 class Quote(eqx.Module):
@@ -74,12 +79,12 @@ class Quote(eqx.Module):
         funding: cumulative funding paid by one long contract since the snapshot, settle units.
     """
 
-    mark: Float[Values, "*batch"]
-    forward_usd: Float[Values, "*batch"]
-    iv: Float[Values, "*batch"]
-    settlement: Float[Values, "*batch"]
-    settlement_fx: Float[Values, "*batch"]
-    funding: Float[Values, "*batch"]
+    mark: Float[Values, " *batch"]
+    forward_usd: Float[Values, " *batch"]
+    iv: Float[Values, " *batch"]
+    settlement: Float[Values, " *batch"]
+    settlement_fx: Float[Values, " *batch"]
+    funding: Float[Values, " *batch"]
 
 
 class Table(eqx.Module):
@@ -93,11 +98,11 @@ class Table(eqx.Module):
         rates: rates of the model that depend on the time only (OKX: pair x tier of MR9).
     """
 
-    features: Float[Values, "*time instrument feature"]
-    charges: Float[Values, "*time instrument charge_feature"]
-    scenarios: Float[Values, "*time instrument column"]
-    currency_usd: Float[Values, "*time currency"]
-    rates: Float[Values, "*time pair tier"]
+    features: Float[Values, " *time instrument feature"]
+    charges: Float[Values, " *time instrument charge_feature"]
+    scenarios: Float[Values, " *time instrument column"]
+    currency_usd: Float[Values, " *time currency"]
+    rates: Float[Values, " *time pair tier"]
 
 
 class Book(eqx.Module):
@@ -112,16 +117,16 @@ class Book(eqx.Module):
         option_*: expiring legs of the first units, those which hold options.
     """
 
-    unit_coin: Int[Values, "unit *account"]
-    coin_base: Float[Values, "unit *account"]
-    spot_limit_coin: Float[Values, "unit *account"]
-    quote_base: Float[Values, "quote *account"]
-    leg_instrument: Int[Values, "unit leg *account"]
-    leg_contracts: Float[Values, "unit leg *account"]
-    leg_closes_bucket: Bool[Values, "unit leg *account"]
-    option_instrument: Int[Values, "option_unit option_leg *account"]
-    option_contracts: Float[Values, "option_unit option_leg *account"]
-    option_closes_bucket: Bool[Values, "option_unit option_leg *account"]
+    unit_coin: Int[Values, " unit *account"]
+    coin_base: Float[Values, " unit *account"]
+    spot_limit_coin: Float[Values, " unit *account"]
+    quote_base: Float[Values, " quote *account"]
+    leg_instrument: Int[Values, " unit leg *account"]
+    leg_contracts: Float[Values, " unit leg *account"]
+    leg_closes_bucket: Bool[Values, " unit leg *account"]
+    option_instrument: Int[Values, " option_unit option_leg *account"]
+    option_contracts: Float[Values, " option_unit option_leg *account"]
+    option_closes_bucket: Bool[Values, " option_unit option_leg *account"]
 
 
 class Exposure(eqx.Module):
@@ -140,31 +145,31 @@ class Exposure(eqx.Module):
         scenario_usd: profit of the expiring legs in each scenario column.
     """
 
-    quote_value: tuple[Float[Values, "*axes"], ...]
-    coin_value: Float[Values, "*axes"]
-    cash_usd: tuple[Float[Values, "*axes"], ...]
-    delta_coin: Float[Values, "*axes"]
-    linear_delta_coin: Float[Values, "*axes"]
-    gross_usd: Float[Values, "*axes"]
-    fee_usd: Float[Values, "*axes"]
-    basis_charge_usd: Float[Values, "*axes"]
-    vega_gross_usd: Float[Values, "*axes"]
-    vega_net_usd: Float[Values, "*axes"]
-    scenario_usd: Float[Values, "*axes column"] | None
+    quote_value: tuple[Float[Values, " *axes"], ...]
+    coin_value: Float[Values, " *axes"]
+    cash_usd: tuple[Float[Values, " *axes"], ...]
+    delta_coin: Float[Values, " *axes"]
+    linear_delta_coin: Float[Values, " *axes"]
+    gross_usd: Float[Values, " *axes"]
+    fee_usd: Float[Values, " *axes"]
+    basis_charge_usd: Float[Values, " *axes"]
+    vega_gross_usd: Float[Values, " *axes"]
+    vega_net_usd: Float[Values, " *axes"]
+    scenario_usd: Float[Values, " *axes column"] | None
 
 
 class Charges(eqx.Module):
     """The nine charges in USD, each >= 0 (MR8 is charged on the account, zero in a unit)."""
 
-    mr1: Float[Values, "*axes"]
-    mr2: Float[Values, "*axes"]
-    mr3: Float[Values, "*axes"]
-    mr4: Float[Values, "*axes"]
-    mr5: Float[Values, "*axes"]
-    mr6: Float[Values, "*axes"]
-    mr7: Float[Values, "*axes"]
-    mr8: Float[Values, "*axes"]
-    mr9: Float[Values, "*axes"]
+    mr1: Float[Values, " *axes"]
+    mr2: Float[Values, " *axes"]
+    mr3: Float[Values, " *axes"]
+    mr4: Float[Values, " *axes"]
+    mr5: Float[Values, " *axes"]
+    mr6: Float[Values, " *axes"]
+    mr7: Float[Values, " *axes"]
+    mr8: Float[Values, " *axes"]
+    mr9: Float[Values, " *axes"]
 
 
 class UnitMargin(eqx.Module):
@@ -179,15 +184,15 @@ class UnitMargin(eqx.Module):
     """
 
     charges: Charges
-    mmr_usd: Float[Values, "*axes"]
-    spot_coin: Float[Values, "*axes"]
-    equity_usd: Float[Values, "*axes"]
-    discounted_usd: Float[Values, "*axes"]
-    borrow_mmr_usd: Float[Values, "*axes"]
-    borrow_imr_usd: Float[Values, "*axes"]
-    borrow_fee_usd: Float[Values, "*axes"]
-    quote_value: tuple[Float[Values, "*axes"], ...]
-    gross_usd: Float[Values, "*axes"]
+    mmr_usd: Float[Values, " *axes"]
+    spot_coin: Float[Values, " *axes"]
+    equity_usd: Float[Values, " *axes"]
+    discounted_usd: Float[Values, " *axes"]
+    borrow_mmr_usd: Float[Values, " *axes"]
+    borrow_imr_usd: Float[Values, " *axes"]
+    borrow_fee_usd: Float[Values, " *axes"]
+    quote_value: tuple[Float[Values, " *axes"], ...]
+    gross_usd: Float[Values, " *axes"]
 
 
 class AccountMargin(eqx.Module):
@@ -201,14 +206,14 @@ class AccountMargin(eqx.Module):
     """
 
     charges: Charges
-    derivatives_mmr: Float[Values, "*axes"]
-    total_mmr: Float[Values, "*axes"]
-    total_imr: Float[Values, "*axes"]
-    borrow_imr: Float[Values, "*axes"]
-    borrow_fee: Float[Values, "*axes"]
-    equity_usd: Float[Values, "*axes"]
-    adjusted_equity: Float[Values, "*axes"]
-    margin_level: Float[Values, "*axes"]
-    gross_notional_usd: Float[Values, "*axes"]
+    derivatives_mmr: Float[Values, " *axes"]
+    total_mmr: Float[Values, " *axes"]
+    total_imr: Float[Values, " *axes"]
+    borrow_imr: Float[Values, " *axes"]
+    borrow_fee: Float[Values, " *axes"]
+    equity_usd: Float[Values, " *axes"]
+    adjusted_equity: Float[Values, " *axes"]
+    margin_level: Float[Values, " *axes"]
+    gross_notional_usd: Float[Values, " *axes"]
     theta: Charges | None
-    status: Int[Values, "*axes"]
+    status: Int[Values, " *axes"]

@@ -70,7 +70,7 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"pmstress {__version__}")
         raise typer.Exit
@@ -79,9 +79,9 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool,
+        bool | None,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
+    ] = None,
 ) -> None:
     """Portfolio margin under stress: replay history under any parameter set."""
 

@@ -2,16 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from backtest.cli.margin import console, plain
 from backtest.errors import ConfigError
-
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def explain(
@@ -48,7 +45,7 @@ def explain(
         _print(account, found)
 
 
-def parse_account_time(text: str) -> tuple[str, "pd.Timestamp"]:
+def parse_account_time(text: str) -> tuple[str, pd.Timestamp]:
     """Account id and UTC time of `ACCOUNT@TIME`; a time without an offset is UTC.
 
     Raises:
@@ -58,8 +55,6 @@ def parse_account_time(text: str) -> tuple[str, "pd.Timestamp"]:
         >>> parse_account_time("A7@2025-03-09T12:00Z")
         ('A7', Timestamp('2025-03-09 12:00:00+0000', tz='UTC'))
     """
-    import pandas as pd
-
     account, at, written = text.rpartition("@")
     allowed = "allowed: ACCOUNT@TIME, for example A0000042@2025-03-09T12:00Z"
     if not (account and at and written):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,11 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from backtest.progress import RunProgress, duration, style_of
-
-
-if TYPE_CHECKING:
-    from backtest.config import RunConfig
-    from backtest.plan import Plan
 
 
 def run(
@@ -66,7 +61,7 @@ def run(
     folder = out or Path("build") / "runs" / safe_name(settings.name)
     with RunProgress(style_of(quiet)) as progress:
 
-        def on_plan(plan: "Plan") -> None:
+        def on_plan(plan: Any) -> None:
             if limit is not None:
                 at_once = 1 if scheduler else workers or settings.engine.workers
                 needed = check_memory(settings, plan, limit, at_once)
@@ -90,7 +85,7 @@ def run(
         _report(folder)
 
 
-def _size(settings: "RunConfig", plan: "Plan") -> tuple[int, int]:
+def _size(settings: Any, plan: Any) -> tuple[int, int]:
     """Cells and account-times of the run."""
     sets = len(settings.parameter_sets)
     cells = sets * len(plan.buckets) * len(plan.windows)

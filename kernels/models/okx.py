@@ -125,13 +125,18 @@ def option_scenarios(
         OKX portfolio margin rules, section 6: repricing, MR1, MR2, MR5, MR6.
     """
     years = years_left(contract, now_s)
-    forward, vol, strike, sign = quote.forward_usd, quote.iv, contract.strike_usd, contract.call_sign
+    forward, vol, strike, sign = (
+        quote.forward_usd,
+        quote.iv,
+        contract.strike_usd,
+        contract.call_sign,
+    )
 
-    def value(forward_usd, sigma, time_yr, index_usd):
+    def value(forward_usd: Array, sigma: Array, time_yr: Array, index_usd: Array) -> Array:
         vol_time = sigma * jnp.sqrt(time_yr)
         return index_usd * black76.price_coin(forward_usd, strike, vol_time, sign)
 
-    def under_move(move, sigma):
+    def under_move(move: Array, sigma: Array) -> Array:
         index = jnp.where(params.pnl_in_coin, spot_usd, spot_usd * (1 + move))
         return value(forward * (1 + move), sigma, years, index)
 
@@ -232,7 +237,7 @@ def depeg_rates(
     tier = jnp.arange(1, params.depeg_offset.shape[0] + 1).astype(index.dtype)
     calm = params.depeg_calm_rate_step * tier[None, :]
 
-    def stressed(i):
+    def stressed(i: Array) -> Array:
         return jnp.interp(i, params.depeg_base_index, params.depeg_base_rate) + params.depeg_offset
 
     at_index = jax.vmap(lambda i: stressed(i[0]))(index)
@@ -300,7 +305,7 @@ def mr9(
     third, usdc, usd = _offset(usdc, usd)
     hedged = jnp.stack([first, second, third])
 
-    def fill(total, tier):
+    def fill(total: Array, tier: tuple[Array, Array, Array]) -> tuple[Array, None]:
         floor, width, rate = tier
         return total + jnp.clip(hedged - floor, 0.0, width) * rate, None
 
@@ -374,9 +379,9 @@ def unit_charges(
         # Linear unit: the worst price move is the largest one against the delta.
         linear_usd = jnp.abs((exposure.linear_delta_coin + spot_coin) * coin_usd)
         m2 = m5 = jnp.zeros_like(linear_usd)
-        m1 = linear_usd * params.price_moves.reshape(-1).at[
-            coin * NUM_MOVES + NUM_MOVES - 1
-        ].get(mode="promise_in_bounds")
+        m1 = linear_usd * params.price_moves.reshape(-1).at[coin * NUM_MOVES + NUM_MOVES - 1].get(
+            mode="promise_in_bounds"
+        )
         m6 = params.extreme_factor * linear_usd * of_coin(params.extreme_move, coin)
     else:
         cells = scenario_pnl(exposure, coin, coin_usd, spot_coin, params)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from backtest.batching import batches
+from backtest.batching import Snapshot, batches
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.engine import CHARGES, margins_over_times, use_compilation_cache
@@ -127,18 +127,7 @@ def test_kernels_agree_with_reference_on_a_population(tmp_path):
     snapshot = portfolios.snapshot
     assert len(snapshot.account_ids) == ACCOUNTS
     names = context.currencies.names
-    by_account = [[] for _ in range(ACCOUNTS)]
-    for k, account in enumerate(snapshot.leg_account):
-        by_account[account].append(k)
-    cash: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
-    limits: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
-    for account, currency, amount, limit in zip(
-        snapshot.cash_account, snapshot.cash_currency, snapshot.cash, snapshot.spot_limit, strict=True
-    ):
-        cash[account][names[currency]] = float(amount)
-        if np.isfinite(limit):
-            limits[account][names[currency]] = float(limit)
-
+    held = _all_holdings(snapshot, names)
     work = []
     statuses: set[str] = set()
     for window in plan.windows:
@@ -150,26 +139,41 @@ def test_kernels_agree_with_reference_on_a_population(tmp_path):
             margin = margins_over_times(batch.book, priced.tables, priced.params)
             host = type(margin)(**{k: _host(v) for k, v in margin.__dict__.items()})
             for a, account in enumerate(batch.accounts):
-                legs = by_account[account]
-                holdings = Holdings(
-                    snapshot.leg_instrument[legs],
-                    snapshot.leg_contracts[legs],
-                    snapshot.leg_entry[legs],
-                    cash[account],
-                    limits[account],
-                )
                 for t in range(len(times)):
                     if (account + window.first + t) % len(plan.times_us) < TIMES:
                         found = _found(host, t, a)
                         statuses.add(found["status"])
                         name = f"{snapshot.account_ids[account]} time {times[t]}"
-                        work.append((name, portfolio_at(holdings, view, t), found))
+                        work.append((name, portfolio_at(held[account], view, t), found))
     assert len(work) == ACCOUNTS * TIMES
     chunks = [work[k : k + 500] for k in range(0, len(work), 500)]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         wrong = [line for lines in pool.map(compare_chunk, chunks) for line in lines]
     assert not wrong, "\n".join(wrong[:20])
     assert {"ok", "warning", "liquidation"} <= statuses
+
+
+def _all_holdings(snapshot: Snapshot, names: list[str]) -> list[Holdings]:
+    by_account: list[list[int]] = [[] for _ in range(ACCOUNTS)]
+    for k, account in enumerate(snapshot.leg_account):
+        by_account[account].append(k)
+    cash: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
+    limits: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
+    columns = snapshot.cash_account, snapshot.cash_currency, snapshot.cash, snapshot.spot_limit
+    for account, currency, amount, limit in zip(*columns, strict=True):
+        cash[account][names[currency]] = float(amount)
+        if np.isfinite(limit):
+            limits[account][names[currency]] = float(limit)
+    return [
+        Holdings(
+            snapshot.leg_instrument[legs],
+            snapshot.leg_contracts[legs],
+            snapshot.leg_entry[legs],
+            cash[account],
+            limits[account],
+        )
+        for account, legs in enumerate(by_account)
+    ]
 
 
 def _host(value: Any) -> Any:

@@ -37,6 +37,7 @@ ONLY_ENGINE = {"jax.jit", "equinox.filter_jit", "jax.device_put"}
 
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
+"""Without the signature: that of a command is the list of its options."""
 
 
 def name_of(path: Path) -> str:
@@ -145,7 +146,7 @@ def test_files_and_functions_stay_small() -> None:
     for module, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                size = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
                 if size > MAX_FUNCTION_LINES:
                     long.append(f"{module}.{node.name}: {size} lines")
     assert not long
