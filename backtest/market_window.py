@@ -6,8 +6,7 @@ time at or before their expiry.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
 import numpy as np
 import pandas as pd

@@ -128,8 +128,9 @@ def test_sizes(text: str, size: float):
 
 
 def shape(**keys: Any) -> Footprint:
-    usual = {"accounts": 10_000, "buckets": 4, "instruments": 200, "times": 240}
-    return footprint(**{**usual, "window_times": 24, "sets": 2, "workers": 2, **keys})
+    every: dict[str, Any] = {"accounts": 10_000, "buckets": 4, "instruments": 200, "times": 240}
+    every.update({"window_times": 24, "sets": 2, "workers": 2, **keys})
+    return footprint(**every)
 
 
 def test_footprint_grows_with_what_is_in_memory():

@@ -44,13 +44,13 @@ def table(params: OkxParameters) -> Table:
 
 
 def small(book: RandomAccount) -> RandomAccount:
-    """Two coins and three legs a coin, so that all fall into one class with and one without."""
+    """Two coins and two legs a coin, so that all fall into one class with and one without."""
     rows = random_books.instruments()
     seen: dict[str, int] = {}
     legs = []
     for leg in book.legs:
         coin = rows.loc[leg[0], "coin"]
-        if coin in ("BTC", "SOL") and seen.get(coin, 0) < 3:
+        if coin in ("BTC", "SOL") and seen.get(coin, 0) < 2:
             seen[coin] = seen.get(coin, 0) + 1
             legs.append(leg)
     keep = {c: x for c, x in book.balances.items() if c not in ("ETH", "FOO")}

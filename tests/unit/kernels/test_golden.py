@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,4 +104,5 @@ def test_theta_toy():
     expected = [1.75, 14.0, 6.0, 4.33333333, 21.0, 1.4, 4.5, 3.0, 3.22222222]
     values = [float(getattr(found, f"mr{k}")) for k in range(1, 10)]
     assert values == pytest.approx(expected, rel=1e-8)
-    assert float(okx.aggregate(unit, params())[0]) + 10.0 == 80.0
+    one = jax.tree.map(lambda x: x[0], unit)
+    assert float(okx.aggregate(one, params())) + 10.0 == 80.0
