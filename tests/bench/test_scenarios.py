@@ -91,7 +91,6 @@ def test_scenario_stage_beats_numba(books, benchmark):
         "ratio": peer_s / ours_s,
         "device": jax.default_backend(),
     }
-    print(benchmark.extra_info)
     benchmark(run)
     # Half of what a quiet machine shows would still pass; slower than the peer never should.
     assert ours_s < peer_s

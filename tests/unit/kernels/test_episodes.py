@@ -180,7 +180,9 @@ def numpy_state(size: int) -> dict[str, np.ndarray]:
     )
 
 
-def numpy_advance(s: dict[str, np.ndarray], level: np.ndarray, equity: np.ndarray, time: int):
+def numpy_advance(  # noqa: C901 (the rules in one place, as one would write them down)
+    s: dict[str, np.ndarray], level: np.ndarray, equity: np.ndarray, time: int
+):
     """The event rules account by account, as one would write them down."""
     codes = np.zeros(len(level), int)
     for k in range(len(level)):
