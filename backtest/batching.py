@@ -118,9 +118,7 @@ class _Legs:
 
     @staticmethod
     def of(snapshot: Snapshot, terms: Terms, num_currencies: int) -> "_Legs":
-        held = snapshot.leg_contracts != 0
-        account, instrument = snapshot.leg_account[held], snapshot.leg_instrument[held]
-        contracts = snapshot.leg_contracts[held]
+        account, instrument, contracts = _netted(snapshot, len(terms.kind))
         key = account.astype(np.int64) * num_currencies + terms.coin[instrument]
         is_option = terms.kind[instrument] == OPTION
         option_units = np.unique(key[is_option])
@@ -138,6 +136,17 @@ class _Legs:
         closes = np.ones(len(key), bool)
         closes[:-1] = new_list[1:] | (expiry[1:] != expiry[:-1])
         return _Legs(account, key, instrument, contracts, is_wide, ordinal, closes, option_units)
+
+
+def _netted(snapshot: Snapshot, num_instruments: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Account, instrument and net contracts of each open position; rows of one net first."""
+    key = snapshot.leg_account.astype(np.int64) * num_instruments + snapshot.leg_instrument
+    order = np.lexsort((snapshot.leg_contracts, key))
+    unique, row = np.unique(key[order], return_inverse=True)
+    contracts = np.zeros(len(unique))
+    np.add.at(contracts, row, snapshot.leg_contracts[order])
+    held = contracts != 0
+    return (unique // num_instruments)[held], (unique % num_instruments)[held], contracts[held]
 
 
 @dataclass(frozen=True)

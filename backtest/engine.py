@@ -27,7 +27,16 @@ from kernels import account, episodes, status
 from kernels.episodes import AccountState
 from kernels.models import okx
 from kernels.models.okx import OkxParameters
-from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table, UnitMargin
+from kernels.records import (
+    AccountMargin,
+    Book,
+    Charges,
+    Contract,
+    Exposure,
+    Quote,
+    Table,
+    UnitMargin,
+)
 from kernels.table import model_columns, shared_features
 
 
@@ -293,7 +302,7 @@ def _columns(
 
 
 @jax.jit
-def _exposures(book: Book, tables: Table) -> Any:
+def _exposures(book: Book, tables: Table) -> tuple[Exposure | None, Exposure | None]:
     return jax.lax.map(lambda t: account.batch_exposures(book, t), tables)
 
 
@@ -336,11 +345,19 @@ def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> Acco
     Each stage is a program of its own over all times: it stores its output once, so that no later
     stage computes it again (one fused program recomputes, and takes longer to compile and to run).
     """
+    return stages_over_times(book, tables, params)[2]
+
+
+def stages_over_times(
+    book: Book, tables: Table, params: OkxParameters
+) -> tuple[tuple[Exposure | None, Exposure | None], UnitMargin, AccountMargin]:
+    """The same with what came before: exposures, units, accounts; times first."""
     exposures = _exposures(book, tables)
     units = _units(exposures, book, tables, params)
     margin = _totals(units, book, tables, params)
     theta = _theta(units, margin, params)
-    return eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+    margin = eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+    return exposures, units, margin
 
 
 @partial(jax.jit, static_argnames="num_segments")

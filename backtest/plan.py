@@ -157,8 +157,9 @@ def _windows(times: np.ndarray, snapshots: list[int], length: int) -> list[Windo
     stops = [*snapshots[1:], np.iinfo(np.int64).max]
     for snapshot, until in zip(snapshots, stops, strict=True):
         first, stop = np.searchsorted(times, [max(snapshot, times[0]), until])
+        number = len(windows)
         windows.extend(
-            Window(len(windows) + k, snapshot, at, min(at + length, int(stop)))
+            Window(number + k, snapshot, at, min(at + length, int(stop)))
             for k, at in enumerate(range(int(first), int(stop), length))
         )
     return windows

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from backtest.batching import Snapshot, Terms, batches
-from backtest.engine import CHARGES, Engine
+from backtest.engine import CHARGES, Engine, stages_over_times
 from backtest.errors import ConfigError
 from backtest.market_window import MarketWindow, micros, stamp
 from backtest.model_records import Currencies, contract_records, okx_parameters
-from kernels import account
 from kernels.features import CASH, DELTA
 from kernels.models import okx
 from kernels.records import NUM_QUOTES, OPTION, Contract
@@ -59,9 +58,8 @@ def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]
     engine = Engine()
     (priced,) = engine.price(window, contracts, [params])
     table = jax.tree.map(lambda x: x[0], priced.tables)
-    exposures = account.batch_exposures(batch.book, table)
-    units = account.batch_units(exposures, batch.book, table, params)
-    result = account.batch_margin(batch.book, table, params)
+    outcome = stages_over_times(batch.book, priced.tables, params)
+    exposures, units, result = jax.tree.map(lambda x: x[0], outcome)
     cells = _cells(exposures, batch.book, units, table, params)
     unit_answers = {}
     for u in range(batch.shape.units):
