@@ -91,8 +91,8 @@ def markets(seed: int = 0) -> MarketWindow:
         usd[:, axis.position[quote]] = rng.choice(levels, NUM_TIMES)
     for coin, price in COINS.items():
         usd[:, axis.position[coin]] = price * np.exp(rng.normal(0.0, 0.3, NUM_TIMES))
-    coin = table["coin"].map(axis.position).to_numpy(int)
-    settle = table["settle"].map(axis.position).to_numpy(int)
+    coin = np.asarray([axis.position[c] for c in table["coin"]])
+    settle = np.asarray([axis.position[c] for c in table["settle"]])
     kind, inverse = table["kind"].to_numpy(), (table["style"] == "inverse").to_numpy()
     expiry = table["expiry"].map(lambda t: np.inf if pd.isna(t) else t.timestamp()).to_numpy(float)
     now = micros(times) / 1e6
@@ -149,10 +149,10 @@ def _account(rng: np.random.Generator, style: str) -> RandomAccount:
         coins = ["BTC", "ETH"][: rng.integers(1, 3)] + coins[2 : 2 + rng.integers(0, 3)]
     legs: list[tuple[int, float, float]] = []
     for coin in coins:
-        mine = table.index[table["coin"] == coin]
-        options = mine[table["kind"][mine] == "option"].to_numpy()
-        futures = mine[table["kind"][mine] == "future"].to_numpy()
-        swaps = mine[table["kind"][mine] == "perpetual"].to_numpy()
+        mine = (table["coin"] == coin).to_numpy()
+        options = np.flatnonzero(mine & (table["kind"] == "option").to_numpy())
+        futures = np.flatnonzero(mine & (table["kind"] == "future").to_numpy())
+        swaps = np.flatnonzero(mine & (table["kind"] == "perpetual").to_numpy())
         chosen = [rng.choice(swaps, rng.integers(0, 4), replace=False)]
         if style == "linear" or not len(options):
             room = 4 - len(chosen[0]) if style == "options" else rng.integers(1, 5)

@@ -229,5 +229,5 @@ def numpy_advance(  # noqa: C901 (the rules in one place, as one would write the
 def test_status_is_the_most_serious_that_applies(
     level: float, equity: float, requirement: float, name: str
 ):
-    args = [jnp.asarray(x, jnp.float64) for x in (level, equity, requirement)]
-    assert status.STATUS_NAMES[int(account_status(*args, PARAMS))] == name
+    at, usd, required = (jnp.asarray(x, jnp.float64) for x in (level, equity, requirement))
+    assert status.STATUS_NAMES[int(account_status(at, usd, required, PARAMS))] == name
