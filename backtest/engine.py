@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from backtest import precision as precision
 from backtest.batching import Batch
@@ -327,7 +327,7 @@ def _advance(
     margin: AccountMargin,
     time_ids: Int[Array, " time"],
     params: OkxParameters,
-) -> tuple[AccountState, Int[Array, "time account"]]:
+) -> tuple[AccountState, UInt8[Array, "time account"]]:
     step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
 
     def through_time(state: AccountState, now: tuple[AccountMargin, Array]):
@@ -363,7 +363,7 @@ def stages_over_times(
 @partial(jax.jit, static_argnames="num_segments")
 def _sums(
     margin: AccountMargin,
-    codes: Int[Array, "time account"],
+    codes: UInt8[Array, "time account"],
     segment: Int[Array, " account"],
     valid: Bool[Array, " account"],
     num_segments: int,

@@ -11,7 +11,7 @@ import pandas as pd
 from backtest.batching import Snapshot, Terms, batches
 from backtest.engine import CHARGES, Engine, stages_over_times
 from backtest.errors import ConfigError
-from backtest.market_window import MarketWindow, micros, stamp
+from backtest.market_window import MICROS, MarketWindow, micros, stamp
 from backtest.model_records import Currencies, contract_records, okx_parameters
 from kernels.features import CASH, DELTA
 from kernels.models import okx
@@ -242,8 +242,9 @@ def _upl(snapshot: Snapshot, terms: Terms, window: MarketWindow, coin: int) -> f
     for k, n, entry in zip(
         snapshot.leg_instrument, snapshot.leg_contracts, snapshot.leg_entry, strict=True
     ):
-        if terms.coin[k] != coin:
-            continue
+        is_expired = terms.expiry_s[k] <= window.times_us[0] / MICROS
+        if terms.coin[k] != coin or is_expired:
+            continue  # what is settled is cash, no open profit
         price = window.mark[0, k]
         fx = window.currency_usd[0, terms.settle[k]]
         gain = 1 / entry - 1 / price if terms.is_inverse[k] else price - entry
