@@ -181,9 +181,8 @@ class _Units:
         at = np.searchsorted(key, coin_base["key"][held])
         base[at] = coin_base["value"][held]
         limits = np.full(len(key), np.inf)
-        at = np.searchsorted(key, limit["key"])
-        known = (at < len(key)) & (key[np.minimum(at, max(len(key) - 1, 0))] == limit["key"])
-        limits[at[known]] = limit["value"][known]
+        known = np.isin(limit["key"], key)
+        limits[np.searchsorted(key, limit["key"][known])] = limit["value"][known]
         # A contract on a quote currency has no spot of its own: its balance is collateral.
         limits = np.where(coin < NUM_QUOTES, 0.0, limits)
         return _Units(key, account, coin, base, limits, ordinal)

@@ -390,7 +390,9 @@ def _sums(
     ]
     whole = [jnp.round(jnp.where(priced, x, 0.0) / SUM_UNIT_USD) for x in money]
     columns = jnp.stack([c.astype(jnp.float64) for c in counted] + whole, axis=1)
-    mine = valid[None, :] & (segment[None, :] == jnp.arange(num_segments)[:, None])
+    mine = valid[None, :] & (
+        segment[None, :] == jnp.arange(num_segments, dtype=segment.dtype)[:, None]
+    )
     sums = jnp.einsum("tka,ga->tgk", columns, mine.astype(jnp.float64), precision="highest")
     return sums.astype(jnp.int64)
 

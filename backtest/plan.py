@@ -178,11 +178,15 @@ def _days(times: np.ndarray) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
 
 
 def _index_rows(dataset: Dataset, times: np.ndarray, quarantine: _Quarantine) -> list[str]:
-    known: set[str] = {"USD"}
     for first, last in _days(times):
         rows = dataset.index(first, last, with_source=True)
-        good = quarantine.keep("index", rows, clean_index(rows))
-        known.update(good["currency"].astype(str).unique())
+        quarantine.keep("index", rows, clean_index(rows))
+    # Currencies of the whole table: where the window ends must not decide which are unknown.
+    every = micros(pd.DatetimeIndex([dataset.meta.first_time, dataset.meta.last_time]))
+    known = {"USD"}
+    for first, last in _days(every):
+        names = dataset.index(first, last, columns=["time", "currency"])["currency"]
+        known.update(names.dropna().astype(str).unique())
     return sorted(known)
 
 

@@ -3,6 +3,9 @@ import os
 from hypothesis import HealthCheck, settings
 
 
+# What XLA has to say about tuning its cached programs would flood every report; set, like the
+# kept programs, before JAX starts.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Eight virtual devices for the sharding tests; set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 

@@ -194,7 +194,7 @@ def snapshot(books: list[RandomAccount]) -> Snapshot:
         for a, b in enumerate(books)
         for c, amount in b.balances.items()
     ]
-    leg, row = np.asarray(legs, float).T, np.asarray(cash, float).T
+    leg, row = (np.asarray(x, float).reshape(-1, 4).T for x in (legs, cash))
     return Snapshot(
         account_ids=np.asarray([f"a{k:05d}" for k in range(len(books))]),
         leg_account=leg[0].astype(int),
@@ -208,9 +208,23 @@ def snapshot(books: list[RandomAccount]) -> Snapshot:
     )
 
 
-def portfolio_file(book: RandomAccount, time: int, market: MarketWindow) -> dict[str, Any]:
-    """The same account at one time as the file of the what-if calculator."""
+@cache
+def _listed() -> list[dict[str, Any]]:
+    return [
+        {**row, "expiry": None if pd.isna(row["expiry"]) else row["expiry"].isoformat()}
+        for row in instruments().to_dict("records")
+    ]
+
+
+def portfolio_file(
+    book: RandomAccount, time: int, market: MarketWindow, *, with_all: bool = True
+) -> dict[str, Any]:
+    """The same account at one time as the file of the what-if calculator.
+
+    ``with_all`` lists every instrument, held or not, so that one program serves all portfolios.
+    """
     axis, table = currencies(), instruments()
+    held = {k for k, _, _ in book.legs}
     rows = []
     for k, contracts, entry in book.legs:
         price, forward, iv, final, final_fx = (
@@ -241,10 +255,7 @@ def portfolio_file(book: RandomAccount, time: int, market: MarketWindow) -> dict
         "time": stamp(int(market.times_us[time])).isoformat(),
         "index_usd": {n: float(market.currency_usd[time, axis.position[n]]) for n in axis.names[:3]}
         | {n: float(market.currency_usd[time, axis.position[n]]) for n in COINS},
-        "instruments": [
-            {**r, "expiry": None if pd.isna(r["expiry"]) else r["expiry"].isoformat()}
-            for r in table.to_dict("records")
-        ],
+        "instruments": [row for k, row in enumerate(_listed()) if with_all or k in held],
         "positions": rows,
         "balances": book.balances,
         "spot_limits": book.limits,

@@ -1,0 +1,131 @@
+"""The engine on random accounts: padded times, precision, sums, window after window."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from backtest.batching import Batch, batches
+from backtest.engine import (
+    COUNT_COLUMNS,
+    SUM_COLUMNS,
+    SUM_UNIT_USD,
+    Engine,
+    TileResult,
+    WindowTables,
+    initial_state,
+)
+from backtest.model_records import contract_records, okx_parameters
+from backtest.what_if import terms_of
+from kernels.episodes import STATUS_MASK
+from kernels.status import STATUS_NAMES
+from tests.okx_books import merged_numbers
+from tests.unit.kernels import random_books
+
+
+pytestmark = pytest.mark.slow
+AXIS = random_books.currencies()
+TIMES = np.arange(random_books.NUM_TIMES)
+
+
+def engine(precision: str = "float64", tile: int = 512) -> Engine:
+    random_books.use_cache()
+    return Engine(precision, tile, num_segments=3, devices=[jax.local_devices()[0]])
+
+
+def tables(of: Engine) -> WindowTables:
+    contracts = contract_records(random_books.instruments(), AXIS)
+    (priced,) = of.price(
+        random_books.markets(), contracts, [okx_parameters(merged_numbers(), AXIS)]
+    )
+    return priced
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """The class of the accounts with few options."""
+    terms = terms_of(contract_records(random_books.instruments(), AXIS))
+    found = batches(random_books.snapshot(random_books.accounts(330, seed=11)), terms, AXIS)
+    return max(found, key=lambda b: len(b.accounts))
+
+
+def replay(of: Engine, batch: Batch, times: np.ndarray = TIMES, state: Any = None) -> TileResult:
+    size = len(batch.accounts)
+    state = initial_state(size) if state is None else state
+    return of.replay(batch, state, tables(of), np.arange(size) % 3, times)
+
+
+@pytest.fixture(scope="module")
+def whole(batch: Batch) -> TileResult:
+    return replay(engine(), batch)
+
+
+def assert_same(one: Any, other: Any):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sums_are_those_of_the_accounts(whole: TileResult):
+    """Counts by status and money by segment, to half a unit an account; unpriced left out."""
+    codes = whole.codes & STATUS_MASK
+    segment = np.arange(codes.shape[1]) % 3
+    priced = codes != STATUS_NAMES.index("unpriced")
+    for k in range(3):
+        mine = segment == k
+        for name in STATUS_NAMES[:7]:
+            count = (codes[:, mine] == STATUS_NAMES.index(name)).sum(axis=1)
+            np.testing.assert_array_equal(whole.sums[:, k, SUM_COLUMNS.index(name)], count)
+        for name in ("equity_usd", "total_mmr"):
+            values = np.where(priced, getattr(whole.margin, name), 0.0)[:, mine].sum(axis=1)
+            found = whole.sums[:, k, SUM_COLUMNS.index(name)] * SUM_UNIT_USD
+            room = SUM_UNIT_USD * mine.sum() + 1e-12 * np.abs(values)
+            assert (np.abs(found - values) <= room).all(), name
+    assert len(COUNT_COLUMNS) < len(SUM_COLUMNS)
+
+
+def test_padded_times_change_nothing(batch: Batch, whole: TileResult):
+    """Times with index -1 are computed and forgotten."""
+    some = np.where(TIMES < 20, TIMES, -1)
+    padded = replay(engine(), batch, some)
+    np.testing.assert_array_equal(padded.codes[:20], whole.codes[:20])
+    scored = padded.state.scored + padded.state.unpriced
+    np.testing.assert_array_equal(scored, np.full(len(scored), 20))
+    assert padded.state.worst_time.max() < 20
+
+
+def test_a_state_goes_on_from_window_to_window(batch: Batch, whole: TileResult):
+    first = replay(engine(), batch, np.where(TIMES < 12, TIMES, -1))
+    second = replay(engine(), batch, np.where(TIMES >= 12, TIMES, -1), first.state)
+    assert_same(second.state, whole.state)
+    np.testing.assert_array_equal(second.codes[12:], whole.codes[12:])
+
+
+def test_the_state_given_is_left_alone(batch: Batch):
+    state = initial_state(len(batch.accounts))
+    before = jax.tree.map(np.copy, state)
+    replay(engine(), batch, state=state)
+    assert_same(state, before)
+
+
+def test_float32_changes_the_scenario_columns_alone(batch: Batch, whole: TileResult):
+    """Equity and everything linear keep float64; MR1 moves within the rounding of its terms."""
+    single = replay(engine("float32"), batch)
+    for name in ("equity_usd", "adjusted_equity", "gross_notional_usd"):
+        assert_same(getattr(single.margin, name), getattr(whole.margin, name))
+    for name in ("mr3", "mr4", "mr7", "mr8", "mr9"):
+        assert_same(getattr(single.margin.charges, name), getattr(whole.margin.charges, name))
+    legs = batch.shape.option_legs + 2
+    exact, found = whole.margin.charges.mr1, single.margin.charges.mr1
+    assert found.dtype == np.float64
+    # No scenario moves a contract by more than its notional, less the premium paid.
+    room = 2 * legs * np.finfo(np.float32).eps * whole.margin.gross_notional_usd
+    assert (np.abs(found - exact) <= room)[np.isfinite(exact)].all()
+    assert (np.abs(found - exact) > 0).any()
+
+
+def test_tables_of_a_precision(batch: Batch):
+    assert tables(engine("float32")).tables.scenarios.dtype == np.float32
+    assert tables(engine()).tables.scenarios.dtype == np.float64
+    assert tables(engine("float32")).tables.features.dtype == np.float64
+    assert len(batch.accounts) > 50
