@@ -136,6 +136,17 @@ class Dataset:
         """Index prices in USD per unit between ``start`` and ``end``, both inclusive."""
         return self._between("index", start, end, columns, with_source)
 
+    def currencies(self) -> list[str]:
+        """Every currency that the index ever quotes, and USD, by name.
+
+        The whole table, whatever the window: where a replay ends must not decide which
+        currencies are unknown.
+        """
+        parts = self.parts("index")
+        found = (self.read_parts("index", [part], ["currency"])["currency"] for part in parts)
+        names = {str(name) for column in found for name in column.dropna().unique()}
+        return sorted(names | {"USD"})
+
     def marks(
         self,
         start: TimeLike | None = None,

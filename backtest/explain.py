@@ -17,7 +17,7 @@ from backtest.model_records import Currencies
 from backtest.params import ParameterSet, load_parameter_set
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.reference import okx as reference
-from backtest.row_rules import clean_balances, clean_index, clean_instruments, clean_positions
+from backtest.row_rules import clean_balances, clean_instruments, clean_positions
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ class AccountHistory:
         if snapshot_us in self._sources:
             return self._sources[snapshot_us]
         time = stamp(snapshot_us)
-        first, last = stamp(self.grid_us[0]), stamp(self.grid_us[-1])
-        currencies = clean_index(self.dataset.index(first, last, with_source=True)).good["currency"]
-        known = sorted({"USD", *currencies.astype(str)})
+        known = self.dataset.currencies()
         positions = self._mine(
             clean_positions(
                 self.dataset.positions(time, self._bucket, with_source=True), self._instruments

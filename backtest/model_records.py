@@ -24,6 +24,7 @@ from kernels.tiers import MarginalTiers, StepTiers
 
 
 KIND_CODES = {"spot": SPOT, "perpetual": PERPETUAL, "future": FUTURE, "option": OPTION}
+ERAS = ("merged",)
 NULL_NAME = "(none)"
 MAX_DOUBLINGS = 60
 """Borrow tails that grow by a ratio are listed this many tiers far (2^60 times the last bound)."""
@@ -88,6 +89,11 @@ def okx_parameters(numbers: dict[str, Any], currencies: Currencies) -> okx.OkxPa
     if numbers["quote_currencies"] != list(QUOTES):
         raise ConfigError(
             f"quote_currencies {numbers['quote_currencies']}: this version supports {list(QUOTES)}"
+        )
+    if numbers["era"] not in ERAS:
+        raise ConfigError(
+            f"parameter set '{numbers['name']}': era '{numbers['era']}' is not replayed by this "
+            f"version; allowed: {', '.join(ERAS)}"
         )
     group = _groups(numbers["groups"], currencies)
     return okx.OkxParameters(

@@ -1,5 +1,6 @@
 """What a run is going to do: grid, snapshots, windows, instruments, segments, refused rows."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Plan:
         times_us: the grid; windows: how it is cut; snapshot_times_us: portfolios used.
         instruments: valid instruments; held: per snapshot the ids of instruments held.
         coins: coins that any account can hold; segments: labels in order.
-        input_rows: per table rows in and quarantined; quarantined: first of these rows.
+        input_rows: per table rows in and quarantined; quarantined_counts: rows by table and
+            reason; quarantined: first of these rows.
     """
 
     dataset: Path
@@ -59,6 +61,7 @@ class Plan:
     interval_seconds: float
     num_accounts: int
     input_rows: dict[str, dict[str, int]]
+    quarantined_counts: dict[str, int]
     quarantined: list[dict[str, object]]
 
     @property
@@ -72,12 +75,14 @@ class _Quarantine:
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, int]] = {}
+        self.reasons: Counter[str] = Counter()
         self.first: list[dict[str, object]] = []
 
     def keep(self, table: str, frame: pd.DataFrame, clean: Clean) -> pd.DataFrame:
         counts = self.rows.setdefault(table, {"in": 0, "quarantined": 0})
         counts["in"] += len(frame)
         counts["quarantined"] += len(clean.quarantined)
+        self.reasons.update(f"{table}: {reason}" for reason in clean.quarantined["reason"])
         room = max(0, 1000 - len(self.first))
         self.first.extend(clean.quarantined.head(room).to_dict("records"))
         return clean.good
@@ -110,7 +115,8 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
     known = _snapshots(dataset, int(times[0]), int(times[-1]), replay.mode)
     times = times[times >= known[0]]
     instruments = _instruments(dataset, quarantine)
-    currencies_known = _index_rows(dataset, times, quarantine)
+    currencies_known = dataset.currencies()
+    _index_rows(dataset, times, quarantine)
     _mark_rows(dataset, times, instruments, quarantine)
     buckets = dataset.bucket_ids()
     held, holders, coins = _portfolios(
@@ -133,6 +139,7 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
         interval_seconds=float(step),
         num_accounts=holders,
         input_rows=quarantine.rows,
+        quarantined_counts=dict(sorted(quarantine.reasons.items())),
         quarantined=quarantine.first,
     )
 
@@ -177,17 +184,10 @@ def _days(times: np.ndarray) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
     return [(max(day, stamp(times[0])), min(day + last, stamp(times[-1]))) for day in days]
 
 
-def _index_rows(dataset: Dataset, times: np.ndarray, quarantine: _Quarantine) -> list[str]:
+def _index_rows(dataset: Dataset, times: np.ndarray, quarantine: _Quarantine) -> None:
     for first, last in _days(times):
         rows = dataset.index(first, last, with_source=True)
         quarantine.keep("index", rows, clean_index(rows))
-    # Currencies of the whole table: where the window ends must not decide which are unknown.
-    every = micros(pd.DatetimeIndex([dataset.meta.first_time, dataset.meta.last_time]))
-    known = {"USD"}
-    for first, last in _days(every):
-        names = dataset.index(first, last, columns=["time", "currency"])["currency"]
-        known.update(names.dropna().astype(str).unique())
-    return sorted(known)
 
 
 def _mark_rows(

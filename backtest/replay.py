@@ -1,7 +1,7 @@
 """Replay of one bucket: windows in order, every parameter set, one cell after the other."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,17 @@ import jax
 import numpy as np
 import pandas as pd
 
-from backtest.batching import Batch, Terms, batches
+from backtest.account_state import count_quarantined, flat, put, reindexed, reindexed_extra, take
+from backtest.batching import Batch, Snapshot, Terms, batches
 from backtest.cells import Cell, CellStore, safe_name, write_table
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.engine import (
-    CHARGES,
     STATUS_COUNTS,
     SUM_COLUMNS,
     Engine,
     TileResult,
     WindowTables,
-    initial_state,
 )
 from backtest.market_window import MICROS, MarketSource
 from backtest.model_records import Currencies, contract_records, okx_parameters
@@ -33,7 +32,7 @@ from backtest.what_if import terms_of
 from kernels.episodes import AccountState
 from kernels.features import CASH, GROSS
 from kernels.models.okx import OkxParameters
-from kernels.records import OPTION, Charges, Contract
+from kernels.records import OPTION, Contract
 
 
 CACHE_BYTES = 1_500_000_000
@@ -144,6 +143,7 @@ class BucketReplay:
         last: list[Cell | None] = [None] * num_sets
         computed = reused = 0
         rows = dict.fromkeys(("in", "scored", "unpriced", "quarantined"), 0)
+        unpriced: Counter[str] = Counter()
         for window in self.plan.windows:
             for s in range(num_sets):
                 if self.cells.has(s, self.bucket, window.number):
@@ -153,17 +153,27 @@ class BucketReplay:
                     cell = self._compute(s, window, last[s])
                     computed += 1
                 last[s] = cell
+                if s == 0:
+                    names, times = cell.extra["unpriced_ids"], cell.extra["unpriced_times"]
+                    unpriced.update(dict(zip(names.tolist(), times.tolist(), strict=True)))
                 for name in rows:
                     rows[name] += cell.counts[name]
             if on_cell is not None:
-                on_cell(num_sets, self._size(last))
+                on_cell(num_sets, self._size(last, window))
         for s, cell in enumerate(last):
             assert cell is not None
             self._write_accounts(s, cell)
-        return {"bucket": self.bucket, "computed": computed, "reused": reused, "rows": rows}
+        return {
+            "bucket": self.bucket,
+            "computed": computed,
+            "reused": reused,
+            "rows": rows,
+            "unpriced_instruments": dict(unpriced),
+        }
 
-    def _size(self, last: list[Cell | None]) -> int:
-        return sum(len(c.accounts) for c in last if c is not None) * self.config.engine.window_times
+    def _size(self, last: list[Cell | None], window: Window) -> int:
+        times = window.stop - window.first
+        return sum(len(c.accounts) for c in last if c is not None) * times
 
     def _load(self, snapshot_us: int) -> tuple[Portfolios, list[Batch]]:
         if self._portfolios is None or self._portfolios[0] != snapshot_us:
@@ -186,8 +196,8 @@ class BucketReplay:
         portfolios, parts = self._load(window.snapshot_us)
         ids = portfolios.snapshot.account_ids
         known = ids if before is None else np.union1d(before.accounts, ids)
-        state = _reindexed(before, known)
-        extra = _reindexed_extra(before, known)
+        state = reindexed(before, known)
+        extra = reindexed_extra(before, known)
         mine = np.searchsorted(known, ids)
         segments = _of(extra, "segment", known)
         segments[mine] = portfolios.segment
@@ -201,14 +211,14 @@ class BucketReplay:
         for batch in parts:
             at = mine[batch.accounts]
             result = self.context.engine.replay(
-                batch, _take(state, at), priced, portfolios.segment[batch.accounts], time_ids
+                batch, take(state, at), priced, portfolios.segment[batch.accounts], time_ids
             )
             result = _real_times(result, real)
             sums += result.sums
             names = ids[batch.accounts]
             events.append(event_table(self, s, batch, names, state, at, result, window, priced))
             traces.append(trace_table(self, s, names, result, window))
-            _put(state, at, result.state)
+            put(state, at, result.state)
             self._start_values(extra, at, first_seen[at], batch, result, priced)
         return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
 
@@ -232,7 +242,8 @@ class BucketReplay:
         extra["quarantined_by_segment"] = np.bincount(
             portfolios.quarantined_segment, minlength=len(self.plan.segments)
         )
-        _count_quarantined(extra, portfolios.quarantined, times)
+        count_quarantined(extra, portfolios.quarantined, times)
+        self._count_unpriced(extra, portfolios.snapshot, window, unpriced)
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}-w{window.number:05d}"
         files = []
         for folder, tables in (("events", events), ("traces", traces)):
@@ -245,7 +256,7 @@ class BucketReplay:
                 files.append(file)
         cell = Cell(
             accounts=known,
-            state=_flat(state),
+            state=flat(state),
             sums=sums,
             counts={
                 "in": total,
@@ -258,6 +269,24 @@ class BucketReplay:
         )
         self.cells.write(s, self.bucket, window.number, cell)
         return cell
+
+    def _count_unpriced(
+        self, extra: dict[str, np.ndarray], held: Snapshot, window: Window, unpriced: int
+    ) -> None:
+        """Which held instruments had no usable price in the window, in account-times."""
+        names, times = np.asarray([], dtype=str), np.asarray([], dtype=np.int64)
+        if unpriced:
+            axis = self.context.axis(window.snapshot_us)
+            features = np.asarray(self.context.priced(window)[0].tables.features)
+            missing = np.isnan(features[: window.stop - window.first]).any(axis=2)
+            pairs = np.unique(np.stack([held.leg_account, held.leg_instrument]), axis=1)
+            num_instruments = len(axis.instruments) + 1
+            holders = np.bincount(pairs[1].astype(int), minlength=num_instruments)
+            account_times = missing.sum(axis=0) * holders
+            which = np.flatnonzero(account_times)
+            names = axis.instruments["instrument_id"].astype(str).to_numpy()[which - 1].astype(str)
+            times = account_times[which]
+        extra["unpriced_ids"], extra["unpriced_times"] = names, times
 
     def _quarantined_traces(self, s: int, accounts: list[str], window: Window) -> list[Any]:
         table = trace_table(self, s, np.asarray(accounts), None, window)
@@ -311,14 +340,6 @@ class BucketReplay:
         write_table(self.context.out / "accounts" / name, table)
 
 
-START_FIELDS = (
-    "start_equity_usd",
-    "start_gross_notional_usd",
-    "start_option_notional_usd",
-    "start_net_delta_usd",
-)
-
-
 def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
     return TileResult(
         result.state,
@@ -328,67 +349,6 @@ def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
     )
 
 
-def _flat(state: AccountState) -> dict[str, np.ndarray]:
-    flat: dict[str, np.ndarray] = {}
-    for name in AccountState.__dataclass_fields__:
-        value = getattr(state, name)
-        if isinstance(value, Charges):
-            flat |= {f"{name}_{c}": getattr(value, c) for c in CHARGES}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _unflat(flat: dict[str, np.ndarray]) -> AccountState:
-    fields: dict[str, Any] = {}
-    for name in AccountState.__dataclass_fields__:
-        if name in flat:
-            fields[name] = flat[name].copy()
-        else:
-            fields[name] = Charges(**{c: flat[f"{name}_{c}"].copy() for c in CHARGES})
-    return AccountState(**fields)
-
-
-def _reindexed(before: Cell | None, known: np.ndarray) -> AccountState:
-    fresh = initial_state(len(known))
-    if before is not None:
-        _put(fresh, np.searchsorted(known, before.accounts), _unflat(before.state))
-    return fresh
-
-
-def _reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndarray]:
-    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in START_FIELDS}
-    extra["segment"] = np.full(len(known), -1)
-    extra["quarantined_ids"] = np.asarray([], dtype=str)
-    extra["quarantined_times"] = np.asarray([], dtype=np.int64)
-    if before is not None:
-        at = np.searchsorted(known, before.accounts)
-        for name in (*START_FIELDS, "segment"):
-            extra[name][at] = before.extra[name]
-        extra["quarantined_ids"] = before.extra["quarantined_ids"]
-        extra["quarantined_times"] = before.extra["quarantined_times"]
-    return extra
-
-
-def _count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:
-    counts = dict(
-        zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True)
-    )
-    for name in ids:
-        counts[name] = counts.get(name, 0) + times
-    extra["quarantined_ids"] = np.asarray(sorted(counts), dtype=str)
-    extra["quarantined_times"] = np.asarray([counts[k] for k in sorted(counts)], dtype=np.int64)
-
-
 def _of(extra: dict[str, np.ndarray], name: str, known: np.ndarray) -> np.ndarray:
     assert len(extra[name]) == len(known)
     return extra[name]
-
-
-def _take(state: AccountState, at: np.ndarray) -> AccountState:
-    return jax.tree.map(lambda x: x[at], state)
-
-
-def _put(state: AccountState, at: np.ndarray, values: AccountState) -> None:
-    for target, value in zip(jax.tree.leaves(state), jax.tree.leaves(values), strict=True):
-        target[at] = value

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,45 +24,19 @@ from backtest.cells import CellStore, safe_name, write_table
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
 from backtest.engine import SUM_COLUMNS, use_compilation_cache
-from backtest.errors import ConfigError, DataError
-from backtest.market.build import build_market
+from backtest.ensure import ensure_dataset
+from backtest.errors import ConfigError
 from backtest.market_window import stamp
 from backtest.params import load_parameter_set
 from backtest.plan import Plan, make_plan
-from backtest.population.build import build_population
 from backtest.result_rows import summary_table
-from backtest.tables import atomic_write_bytes
+from backtest.tables import write_json
 
 
 MAX_INDEX_ROWS = 200_000
 PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "pyarrow", "dask", "scipy", "equinox")
 """Libraries whose versions a run records."""
 Progress = Callable[[str], None]
-
-
-def ensure_dataset(config: RunConfig, say: Progress) -> Dataset:
-    """The run's dataset; built first where it is absent and the configuration says how."""
-    root = config.dataset.path
-    if not (root / "dataset.json").is_file():
-        if config.market is None:
-            raise DataError(
-                f"{root}: no dataset there, and the configuration has no [market] to build it"
-            )
-        say(f"building the market of '{config.name}' in {root}")
-        partial = root.with_name(f".{root.name}.building")
-        shutil.rmtree(partial, ignore_errors=True)
-        build_market(config.market, partial)
-        partial.rename(root)
-    dataset = Dataset.open(root)
-    if not dataset.has("balances"):
-        if config.population is None:
-            raise DataError(
-                f"{root}: the dataset has no accounts, and the configuration has no [population]"
-            )
-        say(f"drawing {config.population.accounts:,} accounts")
-        build_population(root, config.population)
-        dataset = Dataset.open(root)
-    return dataset
 
 
 def run(
@@ -121,7 +96,7 @@ def run(
     _write_index(dataset, plan, out)
     clock.lap("summary")
     manifest = _manifest(config, plan, dataset, identity, reports, clock)
-    _write_json(out / "manifest.json", manifest)
+    write_json(out / "manifest.json", manifest)
     return manifest
 
 
@@ -178,12 +153,7 @@ def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
         return
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty and no results folder; choose another --out")
-    _write_json(marker, identity)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, default=str)
-    atomic_write_bytes(path, f"{text}\n".encode())
+    write_json(marker, identity)
 
 
 def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
@@ -234,6 +204,14 @@ def _described(chosen: SetSection) -> dict[str, Any]:
     }
 
 
+def _unpriced(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instruments without a usable price, and how many account-times of the first set held one."""
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report["unpriced_instruments"])
+    return [{"instrument_id": name, "times": count} for name, count in sorted(total.items())]
+
+
 def _manifest(
     config: RunConfig,
     plan: Plan,
@@ -278,6 +256,8 @@ def _manifest(
         "rows": {name: sum(r["rows"][name] for r in reports) for name in names},
         "input_rows": plan.input_rows,
         "quarantined": plan.quarantined,
+        "quarantined_counts": plan.quarantined_counts,
+        "unpriced_instruments": _unpriced(reports),
         "timings_seconds": clock.laps,
         "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)),
         "cells": {

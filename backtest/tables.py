@@ -1,9 +1,11 @@
 """One Parquet file in or out, checked against the schema; no knowledge of folders or partitions."""
 
+import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -228,3 +230,9 @@ def to_frame(data: pa.Table, plain_names: bool) -> pd.DataFrame:
     else:
         data = data.unify_dictionaries()
     return data.to_pandas(ignore_metadata=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically; what JSON does not know becomes text."""
+    text = json.dumps(content, indent=2, default=str)
+    atomic_write_bytes(path, f"{text}\n".encode())

@@ -128,6 +128,8 @@ def test_a_gap_in_marks_is_carried_at_most_the_staleness(
     rows = world.marks()[~marks_at(ETH, 2, 3, 4)]
     outcome = Outcome(tmp_path, {"max_staleness": staleness}, marks=rows)
     assert hours_with(outcome, ETH, "unpriced") == unpriced
+    listed = [{"instrument_id": ETH, "times": len(unpriced) * NUM_ACCOUNTS // len(IDS)}]
+    assert outcome.manifest["unpriced_instruments"] == (listed if unpriced else [])
     later = outcome.traces["time"] >= TIMES[5]
     same = ["adjusted_equity", "total_mmr", "margin_level"]
     pd.testing.assert_frame_equal(
@@ -168,6 +170,7 @@ def test_a_bad_row_keeps_its_account_out(
     frame = world.TABLES[table]()
     outcome = Outcome(tmp_path, **{table: changed(frame, frame["account_id"] == "a007", **change)})
     assert outcome.reasons() == [(table, reason)]
+    assert outcome.manifest["quarantined_counts"] == {f"{table}: {reason}": 1}
     (row,) = outcome.manifest["quarantined"]
     assert row["file"].startswith(f"{table}/date=2025-03-01/bucket=")
     assert "a007" in row["key"]

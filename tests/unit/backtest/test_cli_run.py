@@ -30,6 +30,7 @@ PLAN = Plan(
     interval_seconds=3_600.0,
     num_accounts=10_000,
     input_rows={},
+    quarantined_counts={},
     quarantined=[],
 )
 

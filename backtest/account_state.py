@@ -1,0 +1,87 @@
+"""What accounts carry from one window to the next: kernel states and values for the reports."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from backtest.cells import Cell
+from backtest.engine import CHARGES, initial_state
+from kernels.episodes import AccountState
+from kernels.records import Charges
+
+
+START_FIELDS = (
+    "start_equity_usd",
+    "start_gross_notional_usd",
+    "start_option_notional_usd",
+    "start_net_delta_usd",
+)
+
+
+def flat(state: AccountState) -> dict[str, np.ndarray]:
+    """The arrays of a state by name, as a cell saves them."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in AccountState.__dataclass_fields__:
+        value = getattr(state, name)
+        if isinstance(value, Charges):
+            arrays |= {f"{name}_{c}": getattr(value, c) for c in CHARGES}
+        else:
+            arrays[name] = value
+    return arrays
+
+
+def unflat(arrays: dict[str, np.ndarray]) -> AccountState:
+    """The state whose arrays a cell saved."""
+    fields: dict[str, Any] = {}
+    for name in AccountState.__dataclass_fields__:
+        if name in arrays:
+            fields[name] = arrays[name].copy()
+        else:
+            fields[name] = Charges(**{c: arrays[f"{name}_{c}"].copy() for c in CHARGES})
+    return AccountState(**fields)
+
+
+def reindexed(before: Cell | None, known: np.ndarray) -> AccountState:
+    """States of the known accounts: those of the cell before, fresh ones for newcomers."""
+    fresh = initial_state(len(known))
+    if before is not None:
+        put(fresh, np.searchsorted(known, before.accounts), unflat(before.state))
+    return fresh
+
+
+def reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Values for the reports of the known accounts, carried on from the cell before."""
+    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in START_FIELDS}
+    extra["segment"] = np.full(len(known), -1)
+    extra["quarantined_ids"] = np.asarray([], dtype=str)
+    extra["quarantined_times"] = np.asarray([], dtype=np.int64)
+    if before is not None:
+        at = np.searchsorted(known, before.accounts)
+        for name in (*START_FIELDS, "segment"):
+            extra[name][at] = before.extra[name]
+        extra["quarantined_ids"] = before.extra["quarantined_ids"]
+        extra["quarantined_times"] = before.extra["quarantined_times"]
+    return extra
+
+
+def count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:
+    """Add the times of a window to the accounts kept out of it."""
+    counts = dict(
+        zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True)
+    )
+    for name in ids:
+        counts[name] = counts.get(name, 0) + times
+    extra["quarantined_ids"] = np.asarray(sorted(counts), dtype=str)
+    extra["quarantined_times"] = np.asarray([counts[k] for k in sorted(counts)], dtype=np.int64)
+
+
+def take(state: AccountState, at: np.ndarray) -> AccountState:
+    """States of some accounts."""
+    return jax.tree.map(lambda x: x[at], state)
+
+
+def put(state: AccountState, at: np.ndarray, values: AccountState) -> None:
+    """Replace the states of some accounts, in place."""
+    for target, value in zip(jax.tree.leaves(state), jax.tree.leaves(values), strict=True):
+        target[at] = value
