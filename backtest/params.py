@@ -10,6 +10,7 @@ Example:
     0.002
 """
 
+import copy
 import hashlib
 import json
 from collections import Counter
@@ -24,15 +25,16 @@ from pydantic import ValidationError
 
 from backtest.config_errors import explain, nearest, read_toml, unknown_key
 from backtest.errors import ConfigError
-from backtest.params_base import LABELS, LeafRow, plain, walk
+from backtest.params_base import LABELS, LeafRow, Rule, plain, walk
+from backtest.params_bybit import BybitParameters
 from backtest.params_okx import OkxParameters
 
 
 __all__ = ["LABELS", "LeafRow", "ParameterSet", "load_parameter_set", "parse_parameter_set"]
 
-AnyParameters = OkxParameters
+AnyParameters = OkxParameters | BybitParameters
 """Parameters of any margin model; another model joins this union."""
-MODELS: dict[str, type[AnyParameters]] = {"okx": OkxParameters}
+MODELS: dict[str, type[AnyParameters]] = {"okx": OkxParameters, "bybit": BybitParameters}
 """Margin models by the ``model`` key of a file; another model is another entry here."""
 
 
@@ -70,9 +72,11 @@ class ParameterSet:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the resolved numbers with model, era and date; the name takes no part."""
+        """SHA-256 of the numbers and rules with model, era and date; the name takes no part."""
         content = self.numbers()
         del content["name"], content["description"]
+        if self.rules():
+            content["rules"] = {key: rule.model_dump() for key, rule in self.rules().items()}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -83,6 +87,22 @@ class ParameterSet:
     def leaves(self) -> list[LeafRow]:
         """All leaves as (key path, value, unit, label, source)."""
         return list(walk(self.parameters))
+
+    def rules(self) -> dict[str, Rule]:
+        """Rules by the key path of the leaf that follows them."""
+        return {row.key: row.rule for row in self.leaves() if row.rule is not None}
+
+    def scaled(self, factors: Mapping[str, float]) -> dict[str, Any]:
+        """The numbers with some leaves multiplied by a factor."""
+        tree = self.numbers()
+        for key, factor in factors.items():
+            *folders, last = key.split(".")
+            place = tree
+            for folder in folders:
+                place = place[folder]
+            value = place[last]
+            place[last] = [x * factor for x in value] if isinstance(value, list) else value * factor
+        return tree
 
     def label_counts(self) -> dict[str, int]:
         """How many leaves are stated, published, derived and assumed, by label."""
@@ -118,12 +138,29 @@ def load_parameter_set(path: str | Path) -> ParameterSet:
     """
     file = Path(path)
     tree, origins = _resolve(file, ())
-    return ParameterSet(_validate(tree, str(file), origins), file)
+    found = ParameterSet(_validate(tree, str(file), origins), file)
+    _check_rules(found, tree)
+    return found
 
 
 def parse_parameter_set(tree: Mapping[str, Any], shown: str = "parameter set") -> ParameterSet:
     """Validate a tree in memory; ``shown`` stands for the file name in messages."""
     return ParameterSet(_validate(dict(tree), shown, {}))
+
+
+def _check_rules(found: ParameterSet, tree: dict[str, Any]) -> None:
+    """Refuse a rule that can take its number where the number may not be."""
+    for key, rule in found.rules().items():
+        for factor in (rule.floor, rule.cap):
+            scaled = copy.deepcopy(tree)
+            *folders, last = key.split(".")
+            place = scaled
+            for folder in folders:
+                place = place[folder]
+            value = place[last]["value"]
+            moved = [x * factor for x in value] if isinstance(value, list) else value * factor
+            place[last]["value"] = moved
+            _validate(scaled, f"{found.file}: the rule of '{key}' allows a factor {factor:g}", {})
 
 
 # -- reading ---------------------------------------------------------------------------------------

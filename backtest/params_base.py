@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+import pandas as pd
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 
 T = TypeVar("T")
@@ -22,6 +23,8 @@ Unit = Literal[
     "USD",
     "coins",
     "coins or USD",
+    "currency units",
+    "fraction a day",
     "USD per unit",
     "days",
     "years",
@@ -47,13 +50,79 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
+Driver = Literal["realised_volatility", "depeg", "series"]
+"""What a rule follows: volatility of an index, distance of an index from 1 USD, or a file."""
+
+
+class Rule(Strict):
+    """How a number follows the market: it is multiplied by a factor, known as of each time.
+
+    ``factor = driver / reference``, held within ``floor`` and ``cap``. It moves only when the
+    target is further than ``band`` (a fraction) from where it stands, at most by the fraction
+    ``max_change_per_hour`` of itself, and in whole ``step`` of 1. Without a driver (too little
+    history) it stays, at first at 1.
+
+    Fields:
+        driver: ``realised_volatility``: of log returns of the index of ``currency`` over
+            ``lookback``, a fraction a year; ``depeg``: ``|1 - index|`` of ``currency`` or its
+            inverse above 1, the largest over ``lookback``; ``series``: the last ``column`` of
+            ``file`` (Parquet with a column ``ts``, UTC) that is at least ``delay`` old.
+        reference: driver at which the factor is 1.
+    """
+
+    driver: Driver
+    reference: Positive
+    floor: Positive = 1.0
+    cap: Positive = 3.0
+    band: NotNegative = 0.0
+    max_change_per_hour: Positive | None = None
+    step: Positive = 0.01
+    currency: Name | None = None
+    lookback: Name = "1D"
+    file: Name | None = None
+    column: Name | None = None
+    delay: Name = "0s"
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Rule":
+        needed = ("file", "column") if self.driver == "series" else ("currency",)
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"'{name}' is missing; driver '{self.driver}' needs it")
+        if self.floor > self.cap:
+            raise ValueError(f"'floor' {self.floor:g} is above 'cap' {self.cap:g}")
+        for name in ("lookback", "delay"):
+            try:
+                pd.Timedelta(getattr(self, name))
+            except ValueError:
+                shown = getattr(self, name)
+                raise ValueError(f"'{name}' is '{shown}'; allowed: such as '1h', '7D'") from None
+        return self
+
+
 class Leaf(Strict, Generic[T]):
-    """One number, list of numbers or choice with its unit and provenance."""
+    """One number, list of numbers or choice with its unit and provenance.
+
+    A number or a list of numbers may follow the market by a ``rule``.
+    """
 
     value: T
     unit: Unit
     label: Label
     source: Name
+    rule: Rule | None = None
+
+    @model_validator(mode="after")
+    def _rule_scales_numbers(self) -> "Leaf[T]":
+        if self.rule is not None and not _is_numeric(self.value):
+            raise ValueError(f"'rule' scales numbers, and 'value' is {self.value!r}")
+        return self
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_numeric(x) for x in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class ByGroup(Strict, Generic[T]):
@@ -84,12 +153,13 @@ class LeafRow(NamedTuple):
     unit: str
     label: str
     source: str
+    rule: Rule | None = None
 
 
 def walk(node: Any, path: str = "") -> Iterator[LeafRow]:
     """All leaves below ``node`` in the order of the model."""
     if isinstance(node, Leaf):
-        yield LeafRow(path, node.value, node.unit, node.label, node.source)
+        yield LeafRow(path, node.value, node.unit, node.label, node.source, node.rule)
         return
     children: Iterator[tuple[str, Any]] = iter(())
     if isinstance(node, BaseModel):

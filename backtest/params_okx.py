@@ -1,6 +1,6 @@
 """Parameters of the OKX portfolio margin model: every number of MR1 ... MR9, equity and levels.
 
-The rule book (sections 4 to 7) gives the meaning of each number; the leaves carry the units.
+The rule book (sections 3 to 8) gives the meaning of each number; the leaves carry the units.
 ``ParameterSet.numbers()`` has the shape of these classes with plain values.
 """
 
@@ -28,6 +28,7 @@ from backtest.params_base import (
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Shock = Literal["mr1", "mr2", "mr6"]
 AmountUnit = Literal["coin", "usd"]
+SpotMode = Literal["derivatives_only", "USDT", "USDC", "USD"]
 
 
 class Groups(Strict):
@@ -43,6 +44,19 @@ class Groups(Strict):
         if twice:
             raise ValueError(f"coin '{twice[0]}' is listed more than once")
         return self
+
+
+class Units(Strict):
+    """Which spot a risk unit takes in.
+
+    Split era: an account chooses one of ``spot_modes``; a mode that is not among them counts as
+    ``derivatives_only``. Merged era: no choice, the list is empty. Without ``spot_limits`` the
+    user limits are void, without ``spot_orders`` open spot orders stay outside of the units.
+    """
+
+    spot_modes: Leaf[list[SpotMode]]
+    spot_limits: Leaf[bool]
+    spot_orders: Leaf[bool]
 
 
 class Aggregation(Strict):
@@ -252,6 +266,27 @@ class Mr9(Strict):
         return self
 
 
+class Borrowing(Strict):
+    """Debts over time: what is free of interest, what accrues, how debts are paid back by force.
+
+    ``quotas`` (currency units) and ``daily_rates`` by currency, ``default`` for every currency not
+    named; ``conversion_cost`` is the share of its value that a forced sale loses, each step.
+    """
+
+    quotas: dict[Name, Leaf[NotNegative]]
+    daily_rates: dict[Name, Leaf[Rate]]
+    conversion_order: Leaf[Literal["lowest_discount_first", "highest_discount_first"]]
+    conversion_through: Leaf[Name]
+    conversion_cost: Leaf[Annotated[float, Field(ge=0.0, lt=1.0)]]
+
+    @model_validator(mode="after")
+    def _default(self) -> "Borrowing":
+        for name, table in (("quotas", self.quotas), ("daily_rates", self.daily_rates)):
+            if "default" not in table:
+                raise ValueError(f"'{name}.default' is missing (used for every currency not named)")
+        return self
+
+
 class DiscountTiers(Strict):
     """Collateral value of positive equity: marginal rates, 0 beyond the last bound.
 
@@ -297,6 +332,7 @@ class OkxParameters(ParameterModel):
     era: Literal["merged", "split"]
     quote_currencies: Leaf[Annotated[list[Name], Field(min_length=1)]]
     groups: Groups
+    units: Units
     aggregation: Aggregation
     option_pnl: Leaf[Literal["usd_shocked", "coin"]]
     mr1: Mr1
@@ -308,6 +344,7 @@ class OkxParameters(ParameterModel):
     mr7: Mr7
     mr8: Mr8
     mr9: Mr9
+    borrowing: Borrowing
     collateral: dict[Name, DiscountTiers]
     levels: Levels
 
@@ -319,6 +356,7 @@ class OkxParameters(ParameterModel):
             raise ValueError("'collateral.default.unit' is 'coin'; allowed: 'usd'")
         if self.era == "split" and self.mr9.enabled.value:
             raise ValueError("'mr9.enabled' is true; the split era has no MR9")
+        self._spot_modes_of_the_era()
         known = self.quote_currencies.value
         for currency in (name for pair in self.mr9.pairs.value for name in pair):
             if currency not in known:
@@ -327,3 +365,11 @@ class OkxParameters(ParameterModel):
                     "('quote_currencies')"
                 )
         return self
+
+    def _spot_modes_of_the_era(self) -> None:
+        """Refuse a choice of spot in merged units, and split units without a way to have none."""
+        modes = self.units.spot_modes.value
+        if self.era == "merged" and modes:
+            raise ValueError(f"'units.spot_modes' is {modes}; merged units allow no choice: []")
+        if self.era == "split" and "derivatives_only" not in modes:
+            raise ValueError(f"'units.spot_modes' is {modes}, must name 'derivatives_only'")

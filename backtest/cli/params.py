@@ -60,7 +60,7 @@ def show(file: _File, as_json: _Json = False) -> None:
         console.print(found.description, highlight=False, markup=False)
     table = Table("key", "value", "unit", "provenance", "source")
     for row in found.leaves():
-        table.add_row(row.key, _text(row.value), row.unit, LABELS[row.label], row.source)
+        table.add_row(row.key, _value(row), row.unit, LABELS[row.label], row.source)
     console.print(table, markup=False)
 
 
@@ -129,6 +129,7 @@ def _differences_of(key: str, a: LeafRow | None, b: LeafRow | None) -> list[dict
         "value": (a.value, b.value),
         "unit": (a.unit, b.unit),
         "provenance": (LABELS[a.label], LABELS[b.label]),
+        "rule": (_rule(a), _rule(b)),
     }
     return [
         {"key": key, "what": what, "a": old, "b": new}
@@ -142,8 +143,35 @@ def _as_dict(found: ParameterSet) -> dict[str, Any]:
     return {
         **{key: head[key] for key in ("name", "model", "era", "effective", "description")},
         "hash": found.hash,
-        "numbers": [{**row._asdict(), "provenance": LABELS[row.label]} for row in found.leaves()],
+        "numbers": [
+            {
+                **row._asdict(),
+                "provenance": LABELS[row.label],
+                "rule": None if row.rule is None else row.rule.model_dump(),
+            }
+            for row in found.leaves()
+        ],
     }
+
+
+def _value(row: LeafRow) -> str:
+    """The value, and how it follows the market where it does."""
+    return _text(row.value) + (f" x {_rule(row)}" if row.rule is not None else "")
+
+
+def _rule(row: LeafRow) -> str | None:
+    """A rule in one line: what it follows, between which factors, how fast."""
+    rule = row.rule
+    if rule is None:
+        return None
+    follows = f"{rule.file}:{rule.column}" if rule.driver == "series" else f"{rule.currency}"
+    text = f"{rule.driver} of {follows} over {rule.lookback} / {rule.reference:g}"
+    text = f"({text}, {rule.floor:g} to {rule.cap:g}"
+    if rule.band:
+        text += f", moves beyond {rule.band:.0%}"
+    if rule.max_change_per_hour is not None:
+        text += f", at most {rule.max_change_per_hour:.0%} an hour"
+    return text + ")"
 
 
 def _summary(found: ParameterSet) -> str:

@@ -9,6 +9,8 @@ import math
 UNIT_CHARGES = ("mr1", "mr2", "mr3", "mr4", "mr5", "mr6", "mr7", "mr9")
 CHARGES = ("mr1", "mr2", "mr3", "mr4", "mr5", "mr6", "mr7", "mr8", "mr9")
 ADDED = ("mr3", "mr4", "mr5", "mr9")
+TIE = 1e-10
+"""Portfolios of a unit whose MMR is this near the largest, as a fraction, count as equal."""
 
 
 def unit_mmr(charges: dict[str, float], worst: list[str]) -> float:
@@ -26,6 +28,20 @@ def unit_mmr(charges: dict[str, float], worst: list[str]) -> float:
     stress = max(charges.get(name, 0.0) for name in worst)
     added = sum(charges.get(name, 0.0) for name in ADDED)
     return float(max(stress + added, charges.get("mr7", 0.0)))
+
+
+def binding_portfolio(mmrs: dict[str, float]) -> str:
+    """Name of the portfolio that a unit is charged for: the first of those with the largest MMR.
+
+    An order that adds nothing, for example in an option far out of the money, leaves two MMRs that
+    differ by rounding alone: these count as equal, so that the answer does not hang on it.
+
+    Example:
+        >>> binding_portfolio({"positions": 80.0, "positions+sells": 80.00000000000003})
+        'positions'
+    """
+    largest = max(mmrs.values())
+    return next(name for name, mmr in mmrs.items() if mmr >= largest * (1.0 - TIE))
 
 
 def break_even(

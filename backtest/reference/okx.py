@@ -6,10 +6,13 @@ rules live where they are about the same thing:
 * `okx_legs`: the portfolio file read into legs; unrealised PnL, settlement of expired contracts;
 * `okx_charges`: `mr1` ... `mr6`, moves of price, volatility, time, basis and rates;
 * `okx_fees`: `mr7`, `mr8`, `mr9` and the collateral tiers;
+* `okx_orders`: open orders, what they cost at once and would borrow;
+* `okx_units`: merged and split risk units, each with and without its orders;
+* `okx_borrowing`: interest and forced conversion of debts, matters of a replay over time;
 * `breakeven`: aggregation and break-even multipliers;
-* here: units, equity, margin level, status and the answer.
+* here: equity, margin level, status and the answer.
 
-Merged era (one unit per coin), no open orders. All margins in USD.
+All margins in USD.
 """
 
 import math
@@ -20,7 +23,6 @@ from backtest.reference.okx_charges import (
     Charge,
     Numbers,
     Unit,
-    group_of,
     leg_cash,
     leg_delta,
     leg_delta_pa,
@@ -31,14 +33,16 @@ from backtest.reference.okx_charges import (
     mr4,
     mr5,
     mr6,
-    spot_in_use,
 )
 from backtest.reference.okx_fees import discounted, mr7, mr8, mr9
 from backtest.reference.okx_legs import Book, Leg, index_of, read_book
+from backtest.reference.okx_orders import Order, order_loss, outgoing, premium, read_orders
+from backtest.reference.okx_units import POSITIONS, risk_units
 
 
 __all__ = ["margin", "mr1", "mr2", "mr3", "mr4", "mr5", "mr6", "mr7", "mr8", "mr9"]
 
+ERAS = ("merged", "split")
 _ACCOUNT_NUMBERS = (
     "equity_usd",
     "adjusted_equity",
@@ -61,43 +65,49 @@ def margin(portfolio: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
     Returns:
         The answer of `pmstress margin --json`: `units`, `account`; and `detail` with every
         intermediate number for `explain`. USD unless the name says otherwise; `margin_level` is
-        None where nothing is required; break-even multipliers may be infinite. Where a price
-        is missing the status is `unpriced`, every number of the account None, and
-        `detail["unpriced"]` lists what is missing.
+        None where nothing is required; break-even multipliers may be infinite. With orders in
+        the file every unit says in `binding` which portfolio its numbers are of: `positions`,
+        `positions+buys` or `positions+sells`. Where a price is missing the status is `unpriced`,
+        every number of the account None, and `detail["unpriced"]` lists what is missing.
 
     Raises:
         ValueError: The portfolio or the numbers are not usable; the message says why.
-        NotImplementedError: Open orders, or a parameter set of the split era.
     """
-    if numbers["era"] != "merged":
-        raise NotImplementedError(
+    if numbers["era"] not in ERAS:
+        raise ValueError(
             f"parameter set {numbers.get('name')!r} is of the era {numbers['era']!r}; "
-            "the reference knows 'merged' only"
+            f"allowed: {', '.join(ERAS)}"
         )
     numbers = _as_floats(numbers)
-    book = read_book(portfolio, numbers["quote_currencies"])
+    quotes = numbers["quote_currencies"]
+    book = read_book(portfolio, quotes)
+    orders = read_orders(portfolio, book, quotes)
     equities = equity_by_currency(book)
-    indexes = {"USD": 1.0}
-    for leg in book.legs:
-        indexes |= {leg.coin: leg.index, leg.settle: leg.fx}
-    indexes |= {currency: index_of(book, currency) for currency in equities}
+    indexes = _indexes(book, orders, equities)
     detail: dict[str, Any] = {
+        "model": "okx",
         "time": book.time.isoformat(),
         "parameter_set": numbers.get("name"),
         "unpriced": book.missing,
         "index_usd": indexes,
         "cash": book.cash,
         "legs": [_leg_detail(leg) for leg in book.legs] if not book.missing else [],
+        "orders": [_order_detail(order) for order in orders] if not book.missing else [],
         "settled": [settled.__dict__ for settled in book.settled],
     }
     if book.missing:
         empty = {**dict.fromkeys(_ACCOUNT_NUMBERS), "status": "unpriced", "theta": None}
         return {"units": {}, "account": empty, "detail": detail}
     units = [
-        _unit_answer(unit, indexes, numbers)
-        for unit in risk_units(book, equities, indexes, numbers)
+        _unit_answer(portfolios, indexes, numbers)
+        for portfolios in risk_units(book, orders, equities, indexes, numbers)
     ]
-    account, account_detail = _account_answer(units, equities, indexes, numbers)
+    if portfolio.get("orders"):
+        for _, answer, unit_detail in units:
+            answer["binding"] = unit_detail["binding"]
+    account, account_detail = _account_answer(
+        units, equities, indexes, numbers, orders=orders, auto_borrow=book.auto_borrow
+    )
     return {
         "units": {name: answer for name, answer, _ in units},
         "account": account,
@@ -123,25 +133,6 @@ def equity_by_currency(book: Book) -> dict[str, float]:
     for settled in book.settled:
         found[settled.currency] = found.get(settled.currency, 0.0) + settled.value
     return dict(sorted(found.items()))
-
-
-def risk_units(
-    book: Book, equities: dict[str, float], indexes: dict[str, float], numbers: Numbers
-) -> list[Unit]:
-    """One unit per coin with a position or equity, in alphabetical order (section 3, merged era).
-
-    All contracts of the coin whatever they settle in, and its spot in use. Balances in a quote
-    currency belong to the account, not to a unit.
-    """
-    quotes = numbers["quote_currencies"]
-    coins = {leg.coin for leg in book.legs} | {c for c in equities if c not in quotes}
-    units = []
-    for coin in sorted(coins):
-        legs = [leg for leg in book.legs if leg.coin == coin]
-        equity = 0.0 if coin in quotes else equities.get(coin, 0.0)
-        spot = spot_in_use(legs, equity, book.spot_limits.get(coin))
-        units.append(Unit(coin, group_of(coin, numbers), indexes[coin], legs, spot))
-    return units
 
 
 def unit_charges(unit: Unit, indexes: dict[str, float], numbers: Numbers) -> dict[str, Charge]:
@@ -178,6 +169,14 @@ def status_of(equity_usd: float, level: float | None, numbers: Numbers) -> str:
     return "ineligible" if equity_usd < levels["min_equity_usd"] else "ok"
 
 
+def _indexes(book: Book, orders: list[Order], equities: dict[str, float]) -> dict[str, float]:
+    """USD per unit of every currency of the account."""
+    found = {"USD": 1.0}
+    for part in (*book.legs, *orders):
+        found |= {part.coin: part.index, part.settle: part.fx}
+    return found | {currency: index_of(book, currency) for currency in equities}
+
+
 def _as_floats(tree: Any) -> Any:
     """The parameter tree with every whole number as float."""
     if isinstance(tree, dict):
@@ -187,14 +186,31 @@ def _as_floats(tree: Any) -> Any:
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree
 
 
+def _binding(
+    portfolios: dict[str, Unit], indexes: dict[str, float], numbers: Numbers
+) -> tuple[str, dict[str, Charge], dict[str, float]]:
+    """The portfolio of a unit with the largest MMR (the first of equals), its charges, all MMRs."""
+    worst = numbers["aggregation"]["worst"]
+    found = {name: unit_charges(unit, indexes, numbers) for name, unit in portfolios.items()}
+    mmrs = {
+        name: breakeven.unit_mmr({key: charge.value for key, charge in charges.items()}, worst)
+        for name, charges in found.items()
+    }
+    binding = breakeven.binding_portfolio(mmrs)
+    return binding, found[binding], mmrs
+
+
 def _unit_answer(
-    unit: Unit, indexes: dict[str, float], numbers: Numbers
+    portfolios: dict[str, Unit], indexes: dict[str, float], numbers: Numbers
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name, public numbers and detail of a unit."""
-    charges = unit_charges(unit, indexes, numbers)
+    """Name, public numbers and detail of a unit: those of its binding portfolio.
+
+    `upl` is that of the positions whatever binds, since orders leave equity as it is.
+    """
+    binding, charges, mmrs = _binding(portfolios, indexes, numbers)
+    unit, mmr = portfolios[binding], mmrs[binding]
     values = {name: charge.value for name, charge in charges.items()}
     worst = numbers["aggregation"]["worst"]
-    mmr = breakeven.unit_mmr(values, worst)
     answer = {
         **values,
         "mr1_cells": charges["mr1"].detail["cells"],
@@ -203,13 +219,15 @@ def _unit_answer(
         "delta": unit.spot_in_use + sum(leg_delta(leg) for leg in unit.legs),
         "cash_delta": unit.spot_in_use * unit.index + sum(leg_cash(leg) for leg in unit.legs),
         "spot_in_use": unit.spot_in_use,
-        "upl": float(sum(leg.upl_settle * leg.fx for leg in unit.legs)),
+        "upl": float(sum(leg.upl_settle * leg.fx for leg in portfolios[POSITIONS].legs)),
     }
     stress = max(values[name] for name in worst)
     added = sum(values[name] for name in breakeven.ADDED)
     detail = {
         "group": unit.group,
         "index": unit.index,
+        "binding": binding,
+        "portfolios": mmrs,
         "delta_premium_adjusted": float(sum(leg_delta_pa(leg) for leg in unit.legs)),
         "aggregation": {
             "worst": list(worst),
@@ -228,10 +246,16 @@ def _account_answer(
     equities: dict[str, float],
     indexes: dict[str, float],
     numbers: Numbers,
+    *,
+    orders: list[Order],
+    auto_borrow: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Public numbers and detail of the account."""
+    """Public numbers and detail of the account.
+
+    Break-even multipliers scale the charges of the binding portfolios.
+    """
     aggregation = numbers["aggregation"]
-    borrow = mr8(equities, indexes, numbers)
+    borrow = mr8(equities, indexes, numbers, outgoing(orders) if auto_borrow else None)
     collateral = {
         currency: {
             "equity": equity,
@@ -242,7 +266,9 @@ def _account_answer(
         for currency, equity in equities.items()
     }
     equity_usd = math.fsum(row["usd"] for row in collateral.values())
-    adjusted = math.fsum(row["value"] for row in collateral.values())
+    loss = math.fsum(map(order_loss, orders))
+    premiums = math.fsum(map(premium, orders))
+    adjusted = math.fsum(row["value"] for row in collateral.values()) - loss - premiums
     derivatives = float(sum(answer["mmr"] for _, answer, _ in units))
     total, fee = derivatives + borrow.value, borrow.detail["fee"]
     level = margin_level(adjusted, total, fee)
@@ -262,12 +288,29 @@ def _account_answer(
     }
     detail = {
         "collateral": collateral,
+        "order_loss": loss,
+        "premium": premiums,
         "mr8": borrow.detail,
         "borrow_fee": fee,
         "imr_factor": aggregation["imr_factor"],
         "levels": numbers["levels"],
     }
     return account, detail
+
+
+def _order_detail(order: Order) -> dict[str, Any]:
+    """An order as `explain` prints it."""
+    return {
+        "instrument_id": order.instrument_id,
+        "kind": order.kind,
+        "coin": order.coin,
+        "settle": order.settle,
+        "size": order.size,
+        "limit": order.limit,
+        "mark": order.index / order.fx if order.leg is None else order.leg.mark,
+        "loss": order_loss(order),
+        "premium": premium(order),
+    }
 
 
 def _leg_detail(leg: Leg) -> dict[str, Any]:

@@ -106,25 +106,39 @@ def _tail_steps(amount: float, tier: dict[str, Any]) -> int:
     return steps
 
 
-def mr8(equities: dict[str, float], indexes: dict[str, float], numbers: Numbers) -> Charge:
+def mr8(
+    equities: dict[str, float],
+    indexes: dict[str, float],
+    numbers: Numbers,
+    outgoing: dict[str, float] | None = None,
+) -> Charge:
     """MR8 borrowing of the account, USD: `sum tierMMR_c(liab_c) liab_c S_c`.
 
-    `liab_c = max(0, -equity_c)`, unrealised losses included; the whole liability takes the rate
-    of the tier it falls in. The detail holds `imr` (the same with tierIMR) and `fee`,
-    `sum liab_usd (1 + tierMMR) 0.1 %`, both USD.
+    `liab_c = max(0, out_c - equity_c)`: debts, unrealised losses included, and what the orders
+    would have to borrow; the whole liability takes the rate of the tier it falls in. The detail
+    holds `imr` (the same with tierIMR) and `fee`, `sum liab_usd (1 + tierMMR) 0.1 %`, both USD.
 
-    Source: section 6, [D: V1] USDT tier 1, [P] BTC, others [A].
+    Args:
+        equities: Equity by currency, in its units, negative for a debt.
+        indexes: USD per unit of every currency in `equities` and `outgoing`.
+        numbers: The parameter set.
+        outgoing: `out_c`, what open orders pay out in auto-borrow mode; none otherwise.
+
+    Source: section 6, [D: V1] USDT tier 1, [P] BTC, others [A]; orders [A].
     Example: 78,589.37 USDT owed at 0.99954: 2 % = 1,571.06 USD, IMR 10 % = 7,855.32 USD (V1).
     """
+    out = outgoing or {}
     rows: dict[str, dict[str, Any]] = {}
-    for currency, equity in equities.items():
-        if equity < 0.0:
-            rates = borrow_rates(-equity, indexes[currency], currency, numbers)
-            usd = -equity * indexes[currency]
-            rows[currency] = {"liability": -equity, "liability_usd": usd, **rates}
+    for currency in sorted({*equities, *out}):
+        liability = out.get(currency, 0.0) - equities.get(currency, 0.0)
+        if liability > 0.0:
+            rates = borrow_rates(liability, indexes[currency], currency, numbers)
+            usd = liability * indexes[currency]
+            rows[currency] = {"liability": liability, "liability_usd": usd, **rates}
     fee_rate = numbers["mr8"]["fee_rate"]
     detail = {
         "liabilities": rows,
+        "outgoing": out,
         "imr": float(sum(row["imr"] * row["liability_usd"] for row in rows.values())),
         "fee": sum(row["liability_usd"] * (1.0 + row["mmr"]) for row in rows.values()) * fee_rate,
         "fee_rate": fee_rate,

@@ -14,6 +14,8 @@ from backtest.reference import black76
 
 
 SECONDS_PER_DAY = 86_400.0
+BORROW_MODES = ("auto", "non_auto")
+SPOT_MODES = ("derivatives_only", "USDT", "USDC", "USD")
 _KINDS = ("perpetual", "future", "option")
 
 
@@ -66,7 +68,10 @@ class Settled:
 
 @dataclass
 class Book:
-    """Everything the rules need of one account at one time; `missing` lists absent prices."""
+    """Everything the rules need of one account at one time; `missing` lists absent prices.
+
+    `auto_borrow` is the borrow mode `auto`; `spot_mode` is where split units put the spot.
+    """
 
     time: datetime
     index_usd: dict[str, float]
@@ -75,29 +80,27 @@ class Book:
     cash: dict[str, float]
     spot_limits: dict[str, float]
     missing: list[str]
+    auto_borrow: bool = True
+    spot_mode: str = "derivatives_only"
 
 
 def read_book(portfolio: dict[str, Any], quote_currencies: list[str]) -> Book:
-    """Read the portfolio file of the command line into a book.
+    """Read the portfolio file of the command line into a book; `okx_orders` reads the orders.
 
     Args:
         portfolio: The JSON shape of `pmstress margin`: `time`, `index_usd`, `instruments`,
-            `positions`, `balances` and optionally `spot_limits`, `orders`. A position of an
-            instrument that has expired carries `settlement_index_usd` {currency: USD}.
+            `positions`, `balances` and optionally `spot_limits`, `borrow_mode` (null: auto),
+            `spot_mode` (null: derivatives_only). A position of an instrument that has expired
+            carries `settlement_index_usd` {currency: USD}.
         quote_currencies: Settlement currencies that are no coins, for example USDT, USDC, USD.
 
     Returns:
         The book; positions in the same instrument are netted, unrealised PnL kept lot by lot.
 
     Raises:
-        ValueError: An unknown instrument, kind or style, or a contract settled in a currency
-            that its style does not allow.
-        NotImplementedError: Open orders.
+        ValueError: An unknown instrument, kind, style or mode, or a contract settled in a
+            currency that its style does not allow.
     """
-    if portfolio.get("orders"):
-        raise NotImplementedError(
-            "open orders are not supported by the reference yet; remove the key 'orders'"
-        )
     book = Book(
         time=parse_time(portfolio["time"]),
         index_usd=_indexes(portfolio["index_usd"]),
@@ -108,8 +111,10 @@ def read_book(portfolio: dict[str, Any], quote_currencies: list[str]) -> Book:
             c: x for c, x in _numbers(portfolio.get("spot_limits")).items() if not math.isnan(x)
         },
         missing=[],
+        auto_borrow=_choice(portfolio, "borrow_mode", BORROW_MODES) == "auto",
+        spot_mode=_choice(portfolio, "spot_mode", SPOT_MODES),
     )
-    instruments = _instruments(portfolio.get("instruments", []))
+    instruments = instruments_by_name(portfolio.get("instruments", []))
     book.missing += [f"balance of {c}" for c, x in book.cash.items() if not math.isfinite(x)]
     lots: dict[str, list[dict[str, Any]]] = {}
     for position in portfolio.get("positions", []):
@@ -117,7 +122,7 @@ def read_book(portfolio: dict[str, Any], quote_currencies: list[str]) -> Book:
     for name, rows in lots.items():
         if name not in instruments:
             raise ValueError(f"position in {name!r}, which is not among the instruments")
-        _check_instrument(instruments[name], quote_currencies)
+        check_contract(instruments[name], quote_currencies)
         _add(book, instruments[name], rows)
     return book
 
@@ -133,6 +138,11 @@ def index_of(book: Book, currency: str) -> float:
     return _positive(book, book.index_usd.get(currency), f"index of {currency}")
 
 
+def expiry_of(instrument: dict[str, Any]) -> datetime | None:
+    """Expiry time of an instrument, UTC; None for perpetuals and spot."""
+    return parse_time(instrument["expiry"]) if instrument.get("expiry") else None
+
+
 def linear_pnl(leg_size: float, entry: float, price: float) -> float:
     """`n m (P - entry)`, settlement currency."""
     return leg_size * (price - entry)
@@ -145,7 +155,15 @@ def inverse_pnl(leg_size: float, entry: float, price: float) -> float:
     return leg_size * (1.0 / entry - 1.0 / price)
 
 
-def _instruments(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _choice(portfolio: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
+    """A mode of the file; null is the first of those allowed."""
+    value = portfolio.get(key) or allowed[0]
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+    return value
+
+
+def instruments_by_name(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Instruments by name; there may be more than the positions need."""
     found: dict[str, dict[str, Any]] = {}
     for item in items:
@@ -154,7 +172,8 @@ def _instruments(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _check_instrument(instrument: dict[str, Any], quote_currencies: list[str]) -> None:
+def check_contract(instrument: dict[str, Any], quote_currencies: list[str]) -> None:
+    """Refuse the terms of a contract that the rules do not know."""
     name, kind, style = instrument["instrument_id"], instrument["kind"], instrument["style"]
     coin, settle = instrument["coin"], instrument["settle"]
     if kind not in _KINDS:
@@ -178,17 +197,16 @@ def _check_instrument(instrument: dict[str, Any], quote_currencies: list[str]) -
 
 def _add(book: Book, instrument: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Put the positions of one instrument into the book, as a leg or settled."""
-    expiry = parse_time(instrument["expiry"]) if instrument.get("expiry") else None
+    expiry = expiry_of(instrument)
     if expiry is not None and expiry <= book.time:
         book.settled.extend(_settle(book, instrument, row) for row in rows)
     elif any(float(row["contracts"]) != 0.0 for row in rows):
-        book.legs.append(_leg(book, instrument, rows, expiry))
+        book.legs.append(leg_of(book, instrument, rows))
 
 
-def _leg(
-    book: Book, instrument: dict[str, Any], rows: list[dict[str, Any]], expiry: datetime | None
-) -> Leg:
-    """The net position of all rows of one live instrument."""
+def leg_of(book: Book, instrument: dict[str, Any], rows: list[dict[str, Any]]) -> Leg:
+    """The net position of all rows of one live instrument, at the prices of the first row."""
+    expiry = expiry_of(instrument)
     name, kind, style = instrument["instrument_id"], instrument["kind"], instrument["style"]
     coin, settle = instrument["coin"], instrument["settle"]
     multiplier = float(instrument["multiplier"])

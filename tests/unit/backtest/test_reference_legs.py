@@ -129,5 +129,14 @@ def test_other_unusable_requests_are_errors():
         read((instrument, position), ({**instrument, "multiplier": 2.0}, position))
     with pytest.raises(ValueError, match="must be above 0"):
         read(swap("BTC-USD-SWAP", 1.0, 60_000.0, entry_price=0.0))
-    with pytest.raises(NotImplementedError, match="open orders"):
-        read(orders=[{"instrument_id": "BTC-USDT-SWAP", "contracts": 5, "price": 97_000}])
+    with pytest.raises(ValueError, match="borrow_mode is 'manual'; allowed: 'auto', 'non_auto'"):
+        read(borrow_mode="manual")
+    with pytest.raises(ValueError, match="spot_mode is 'BTC'; allowed: 'derivatives_only', 'USDT'"):
+        read(spot_mode="BTC")
+
+
+def test_modes_have_defaults():
+    book = read(borrow_mode=None, spot_mode=None)
+    assert (book.auto_borrow, book.spot_mode) == (True, "derivatives_only")
+    book = read(borrow_mode="non_auto", spot_mode="USD")
+    assert (book.auto_borrow, book.spot_mode) == (False, "USD")

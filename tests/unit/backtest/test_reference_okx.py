@@ -183,6 +183,6 @@ def test_break_even_of_one_charge_in_two_units():
     assert theta["mr2"] == theta["mr9"] == math.inf
 
 
-def test_the_split_era_is_refused():
-    with pytest.raises(NotImplementedError, match="era 'split'"):
-        margin(portfolio(index_usd={}), {**NUMBERS, "era": "split"})
+def test_an_unknown_era_is_refused():
+    with pytest.raises(ValueError, match="era 'joined'; allowed: merged, split"):
+        margin(portfolio(index_usd={}), {**NUMBERS, "era": "joined"})
