@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from backtest.cells import Cell
-from backtest.engine import CHARGES, initial_state
+from backtest.engine import initial_state
 from kernels.episodes import AccountState
-from kernels.records import Charges
+from kernels.model import MarginModel
 
 
 START_FIELDS = (
@@ -24,29 +24,29 @@ def flat(state: AccountState) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in AccountState.__dataclass_fields__:
         value = getattr(state, name)
-        if isinstance(value, Charges):
-            arrays |= {f"{name}_{c}": getattr(value, c) for c in CHARGES}
+        if isinstance(value, dict):
+            arrays |= {f"{name}_{charge}": of_charge for charge, of_charge in value.items()}
         else:
             arrays[name] = value
     return arrays
 
 
-def unflat(arrays: dict[str, np.ndarray]) -> AccountState:
+def unflat(arrays: dict[str, np.ndarray], model: MarginModel) -> AccountState:
     """The state whose arrays a cell saved."""
     fields: dict[str, Any] = {}
     for name in AccountState.__dataclass_fields__:
         if name in arrays:
             fields[name] = arrays[name].copy()
         else:
-            fields[name] = Charges(**{c: arrays[f"{name}_{c}"].copy() for c in CHARGES})
+            fields[name] = {c: arrays[f"{name}_{c}"].copy() for c in model.charges}
     return AccountState(**fields)
 
 
-def reindexed(before: Cell | None, known: np.ndarray) -> AccountState:
+def reindexed(before: Cell | None, known: np.ndarray, model: MarginModel) -> AccountState:
     """States of the known accounts: those of the cell before, fresh ones for newcomers."""
-    fresh = initial_state(len(known))
+    fresh = initial_state(len(known), model)
     if before is not None:
-        put(fresh, np.searchsorted(known, before.accounts), unflat(before.state))
+        put(fresh, np.searchsorted(known, before.accounts), unflat(before.state, model))
     return fresh
 
 

@@ -5,30 +5,43 @@ their order. The shape of an account never depends on the others, so results can
 bucket count, batch size or order of rows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
+from backtest.leg_lists import Legs, Orders, Terms, UnitKeys
 from backtest.model_records import Currencies
-from kernels.records import NULL_CURRENCY, NUM_QUOTES, OPTION, PERPETUAL, Book
+from kernels.features import COIN_VALUE, VALUE
+from kernels.records import NULL_CURRENCY, NUM_QUOTES, Book
+
+
+__all__ = ["SHAPES", "Batch", "Shape", "Snapshot", "Terms", "batches", "equity_usd", "widened"]
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """Width of a class: units, legs a unit, units with options, expiring legs of such a unit."""
+    """Width of a class: units, legs a unit, units with options, expiring legs of such a unit.
+
+    ``portfolios`` is 3 for accounts with open orders, at most ``orders`` of them.
+    """
 
     units: int
     legs: int
     option_units: int
     option_legs: int
+    portfolios: int = 1
+    orders: int = 0
 
     def holds(self, other: "Shape") -> bool:
-        """Whether a book of the other shape fits."""
+        """Whether a book of the other shape fits (with orders or without, not both)."""
         return (
-            self.units >= other.units
+            self.portfolios == other.portfolios
+            and self.units >= other.units
             and self.legs >= other.legs
             and self.option_units >= other.option_units
             and self.option_legs >= other.option_legs
+            and self.orders >= other.orders
         )
 
 
@@ -38,8 +51,14 @@ SHAPES = (
     Shape(1, 1, 1, 4),
     Shape(2, 2, 2, 8),
     Shape(8, 8, 2, 64),
+    Shape(4, 4, 2, 8, 3, 4),
+    Shape(8, 8, 2, 64, 3, 16),
 )
 """Classes in order of cost; anything wider takes powers of two."""
+
+
+def _none(dtype: type) -> np.ndarray:
+    return np.zeros(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,9 @@ class Snapshot:
         leg_account, leg_instrument, leg_contracts, leg_entry: open positions (instrument axis
             with the null contract at 0; entry NaN = no entry known, the account is unpriced).
         cash_account, cash_currency, cash, spot_limit: balances.
+        order_account, order_instrument, order_contracts, order_price: open orders.
+        spot_family: family that takes the account's spot in split units, -1 = none; empty: none
+            for all. auto_borrows: whether orders may borrow; empty: for all.
     """
 
     account_ids: np.ndarray
@@ -62,6 +84,35 @@ class Snapshot:
     cash_currency: np.ndarray
     cash: np.ndarray
     spot_limit: np.ndarray
+    order_account: np.ndarray = field(default_factory=partial(_none, int))
+    order_instrument: np.ndarray = field(default_factory=partial(_none, int))
+    order_contracts: np.ndarray = field(default_factory=partial(_none, float))
+    order_price: np.ndarray = field(default_factory=partial(_none, float))
+    spot_family: np.ndarray = field(default_factory=partial(_none, int))
+    auto_borrows: np.ndarray = field(default_factory=partial(_none, bool))
+
+    def with_choices(self) -> "Snapshot":
+        """The same with the choices of accounts filled in where none are given."""
+        count = len(self.account_ids)
+        family = self.spot_family if len(self.spot_family) else np.full(count, -1)
+        auto = self.auto_borrows if len(self.auto_borrows) else np.ones(count, bool)
+        return replace(self, spot_family=family, auto_borrows=auto)
+
+    def only(self, keep: np.ndarray) -> "Snapshot":
+        """The snapshot of some of its accounts (mask)."""
+        place = np.cumsum(keep) - 1
+        legs, cash = keep[self.leg_account], keep[self.cash_account]
+        orders = keep[self.order_account]
+        of_rows = {"leg": legs, "cash": cash, "spot": cash, "order": orders}
+        fields: dict[str, np.ndarray] = {}
+        for name, values in self.with_choices().__dict__.items():
+            rows = of_rows.get(name.split("_")[0], keep)
+            chosen = values[keep if name == "spot_family" else rows]
+            fields[name] = place[chosen] if name in _ACCOUNT_ROWS else chosen
+        return Snapshot(**fields)
+
+
+_ACCOUNT_ROWS = ("leg_account", "cash_account", "order_account")
 
 
 @dataclass(frozen=True)
@@ -77,157 +128,192 @@ class Batch:
     tiles: dict[tuple[int, int], Book] = field(default_factory=dict, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Terms:
-    """Contract terms that batching needs, by instrument index (0 = null)."""
+def batches(
+    snapshot: Snapshot, terms: Terms, currencies: Currencies, *, split: bool = False
+) -> list[Batch]:
+    """Books of all accounts of a snapshot, one batch a shape class.
 
-    kind: np.ndarray
-    is_inverse: np.ndarray
-    multiplier: np.ndarray
-    coin: np.ndarray
-    settle: np.ndarray
-    expiry_s: np.ndarray
-
-
-def batches(snapshot: Snapshot, terms: Terms, currencies: Currencies) -> list[Batch]:
-    """Books of all accounts of a snapshot, one batch a shape class."""
-    num_accounts, num_currencies = len(snapshot.account_ids), len(currencies.names)
-    legs = _Legs.of(snapshot, terms, num_currencies)
-    quote_base, coin_base, limit = _bases(snapshot, terms, num_accounts, num_currencies)
-    units = _Units.of(legs, coin_base, limit, num_accounts, num_currencies)
-    shape_of = _shapes(legs, units, num_accounts)
+    Args:
+        snapshot: the portfolios.
+        terms: terms of the instrument axis.
+        currencies: the currency axis.
+        split: units by coin and settlement family instead of by coin.
+    """
+    snapshot = snapshot.with_choices()
+    keys = UnitKeys(len(currencies.names), split)
+    orders = Orders.of(snapshot, terms, keys)
+    portfolios = Legs.of_portfolios(snapshot, orders, terms, keys)
+    quote_base, coin_base, limit = _bases(snapshot, terms, keys)
+    units = _Units.of(portfolios, orders, coin_base, limit, snapshot, keys)
+    content = _Content(portfolios, orders, units, quote_base, split)
+    shape_of = _shapes(content, len(snapshot.account_ids))
     out = []
     for shape in sorted(set(shape_of)):
         accounts = np.flatnonzero([s == shape for s in shape_of])
-        out.append(Batch(shape, accounts, _book(shape, accounts, legs, units, quote_base)))
+        out.append(Batch(shape, accounts, _book(shape, accounts, content)))
     return out
 
 
-@dataclass(frozen=True)
-class _Legs:
-    """Open legs sorted by account, unit, expiry bucket and instrument."""
-
-    account: np.ndarray
-    unit_key: np.ndarray
-    instrument: np.ndarray
-    contracts: np.ndarray
-    is_wide: np.ndarray
-    ordinal: np.ndarray
-    closes: np.ndarray
-    option_units: np.ndarray
-
-    @staticmethod
-    def of(snapshot: Snapshot, terms: Terms, num_currencies: int) -> "_Legs":
-        account, instrument, contracts = _netted(snapshot, len(terms.kind))
-        key = account.astype(np.int64) * num_currencies + terms.coin[instrument]
-        is_option = terms.kind[instrument] == OPTION
-        option_units = np.unique(key[is_option])
-        in_option_unit = np.isin(key, option_units)
-        perpetual = terms.kind[instrument] == PERPETUAL
-        is_wide = in_option_unit & ~perpetual
-        expiry = np.where(perpetual, -1.0, terms.expiry_s[instrument])
-        order = np.lexsort((instrument, expiry, is_wide, key))
-        account, key, instrument = account[order], key[order], instrument[order]
-        contracts, is_wide, expiry = contracts[order], is_wide[order], expiry[order]
-        new_list = np.ones(len(key), bool)
-        new_list[1:] = (key[1:] != key[:-1]) | (is_wide[1:] != is_wide[:-1])
-        start = np.flatnonzero(new_list)
-        ordinal = np.arange(len(key)) - np.repeat(start, np.diff(np.append(start, len(key))))
-        closes = np.ones(len(key), bool)
-        closes[:-1] = new_list[1:] | (expiry[1:] != expiry[:-1])
-        return _Legs(account, key, instrument, contracts, is_wide, ordinal, closes, option_units)
-
-
-def _netted(snapshot: Snapshot, num_instruments: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Account, instrument and net contracts of each open position; rows of one net first."""
-    key = snapshot.leg_account.astype(np.int64) * num_instruments + snapshot.leg_instrument
-    order = np.lexsort((snapshot.leg_contracts, key))
-    unique, row = np.unique(key[order], return_inverse=True)
-    contracts = np.zeros(len(unique))
-    np.add.at(contracts, row, snapshot.leg_contracts[order])
-    held = contracts != 0
-    return (unique // num_instruments)[held], (unique % num_instruments)[held], contracts[held]
+_ByCoin = dict[str, np.ndarray]
+"""``key`` of account and coin, ascending, and ``value``."""
 
 
 @dataclass(frozen=True)
 class _Units:
-    """Risk units sorted by account, those with options first, then by coin."""
+    """Risk units sorted by key: account, coin, family."""
 
     key: np.ndarray
     account: np.ndarray
     coin: np.ndarray
+    family: np.ndarray
+    owns_coin: np.ndarray
+    takes_spot: np.ndarray
     coin_base: np.ndarray
+    spot_orders: np.ndarray
     limit: np.ndarray
+    has_options: np.ndarray
     ordinal: np.ndarray
 
     @staticmethod
     def of(
-        legs: _Legs,
-        coin_base: dict[str, np.ndarray],
-        limit: dict[str, np.ndarray],
-        num_accounts: int,
-        num_currencies: int,
+        portfolios: list[Legs],
+        orders: Orders,
+        coin_base: _ByCoin,
+        limit: _ByCoin,
+        snapshot: Snapshot,
+        keys: UnitKeys,
     ) -> "_Units":
         held = coin_base["value"] != 0
-        key = np.unique(np.concatenate([legs.unit_key, coin_base["key"][held]]))
-        account, coin = key // num_currencies, key % num_currencies
-        without_options = ~np.isin(key, legs.option_units)
-        order = np.lexsort((coin, without_options, account))
+        of_legs = np.unique(np.concatenate([legs.unit_key for legs in portfolios]))
+        coins = np.unique(np.concatenate([coin_base["key"][held], orders.coin_key]))
+        without_unit = coins[~np.isin(coins, keys.coin_of(of_legs))]
+        key = np.union1d(of_legs, keys.lone_unit(without_unit))
+        coin_key = keys.coin_of(key)
+        account, coin, family = keys.parts(key)
+        has_options = np.isin(key, portfolios[0].option_units)
+        order = np.lexsort((key, ~has_options, account))
         rank = np.empty(len(key), np.int64)
         rank[order] = np.arange(len(key))
-        first = np.searchsorted(account[order], np.arange(num_accounts), "left")
-        ordinal = rank - first[account]
-        base = np.zeros(len(key))
-        at = np.searchsorted(key, coin_base["key"][held])
-        base[at] = coin_base["value"][held]
-        limits = np.full(len(key), np.inf)
-        known = np.isin(limit["key"], key)
-        limits[np.searchsorted(key, limit["key"][known])] = limit["value"][known]
-        # A contract on a quote currency has no spot of its own: its balance is collateral.
-        limits = np.where(coin < NUM_QUOTES, 0.0, limits)
-        return _Units(key, account, coin, base, limits, ordinal)
+        first = np.searchsorted(account[order], np.arange(len(snapshot.account_ids)), "left")
+        owns = np.ones(len(key), bool)
+        owns[1:] = coin_key[1:] != coin_key[:-1]
+        takes_spot = coin > NULL_CURRENCY
+        if keys.split:
+            takes_spot &= family == snapshot.spot_family[account]
+        base = _looked_up(coin_key, coin_base["key"][held], coin_base["value"][held], 0.0)
+        spot = [_looked_up(coin_key, *orders.spot_coins(p), 0.0) for p in range(len(portfolios))]
+        return _Units(
+            key=key,
+            account=account,
+            coin=coin,
+            family=family,
+            owns_coin=owns,
+            takes_spot=takes_spot,
+            coin_base=np.where(owns, base, 0.0),
+            spot_orders=np.stack(spot),
+            limit=_looked_up(coin_key, limit["key"], limit["value"], np.inf),
+            has_options=has_options,
+            ordinal=rank - first[account],
+        )
 
 
-def _bases(
-    snapshot: Snapshot, terms: Terms, num_accounts: int, num_currencies: int
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Cash plus entry value: per quote currency [quote, account], and per (account, coin) key."""
+def _looked_up(key: np.ndarray, keys: np.ndarray, values: np.ndarray, empty: float) -> np.ndarray:
+    """The value of each key, ``empty`` where it has none; ``keys`` ascend."""
+    out = np.full(len(key), empty)
+    known = np.isin(key, keys)
+    out[known] = values[np.searchsorted(keys, key[known])]
+    return out
+
+
+def _bases(snapshot: Snapshot, terms: Terms, keys: UnitKeys) -> tuple[np.ndarray, _ByCoin, _ByCoin]:
+    """Cash plus entry value: per quote currency [quote, account], and per account and coin."""
     n = snapshot.leg_contracts
     instrument = snapshot.leg_instrument
     m, entry = terms.multiplier[instrument], snapshot.leg_entry
-    is_option = terms.kind[instrument] == OPTION
     with np.errstate(divide="ignore"):
         value = np.where(terms.is_inverse[instrument], n * m / entry, -n * m * entry)
-    value = np.where(is_option | (n == 0), 0.0, value)
+    value = np.where(terms.is_option[instrument] | (n == 0), 0.0, value)
     account = np.concatenate([snapshot.cash_account, snapshot.leg_account])
     currency = np.concatenate([snapshot.cash_currency, terms.settle[instrument]])
     # One order for the additions, whatever the order of the rows was.
     amount = np.concatenate([snapshot.cash, value])
     order = np.lexsort((amount, currency, account))
     account, currency, amount = account[order], currency[order], amount[order]
-    quote_base = np.zeros((NUM_QUOTES, num_accounts))
+    quote_base = np.zeros((NUM_QUOTES, len(snapshot.account_ids)))
     is_quote = currency < NUM_QUOTES
     np.add.at(quote_base, (currency[is_quote], account[is_quote]), amount[is_quote])
-    key = account[~is_quote].astype(np.int64) * num_currencies + currency[~is_quote]
+    key = keys.coin(account[~is_quote], currency[~is_quote])
     unique, inverse = np.unique(key, return_inverse=True)
     coin_value = np.zeros(len(unique))
     np.add.at(coin_value, inverse, amount[~is_quote])
     limited = np.isfinite(snapshot.spot_limit) & (snapshot.cash_currency >= NUM_QUOTES)
-    limit_key = (
-        snapshot.cash_account[limited].astype(np.int64) * num_currencies
-        + snapshot.cash_currency[limited]
-    )
-    coin_base = {"key": unique, "value": coin_value}
-    return quote_base, coin_base, {"key": limit_key, "value": snapshot.spot_limit[limited]}
+    limit_key = keys.coin(snapshot.cash_account[limited], snapshot.cash_currency[limited])
+    ascending = np.argsort(limit_key)
+    limits = {"key": limit_key[ascending], "value": snapshot.spot_limit[limited][ascending]}
+    return quote_base, {"key": unique, "value": coin_value}, limits
 
 
-def _shapes(legs: _Legs, units: _Units, num_accounts: int) -> list[Shape]:
-    num_units = np.bincount(units.account, minlength=num_accounts)
-    has_options = np.isin(units.key, legs.option_units)
-    num_option_units = np.bincount(units.account[has_options], minlength=num_accounts)
+def equity_usd(
+    snapshot: Snapshot,
+    terms: Terms,
+    currencies: Currencies,
+    features: np.ndarray,
+    currency_usd: np.ndarray,
+) -> np.ndarray:
+    """Undiscounted equity of each account at one time in USD; NaN = unpriced.
+
+    Args:
+        snapshot: the portfolios.
+        terms: terms of the instrument axis.
+        currencies: the currency axis.
+        features: shared features of the contracts at the time [instrument, feature].
+        currency_usd: index prices at the time.
+    """
+    quote_base, coin_base, _ = _bases(snapshot, terms, UnitKeys(len(currencies.names), False))
+    usd = currency_usd[:NUM_QUOTES, None]
+    found = np.where(quote_base == 0, 0.0, quote_base * usd).sum(axis=0)
+    account, coin = np.divmod(coin_base["key"], len(currencies.names))
+    held = coin_base["value"] != 0
+    np.add.at(found, account[held], coin_base["value"][held] * currency_usd[coin[held]])
+    at = snapshot.leg_instrument
+    in_settle = features[at, VALUE].sum(axis=1) + features[at, COIN_VALUE]
+    value = snapshot.leg_contracts * in_settle * currency_usd[terms.settle[at]]
+    np.add.at(found, snapshot.leg_account, np.where(snapshot.leg_contracts == 0, 0.0, value))
+    return found
+
+
+@dataclass(frozen=True)
+class _Content:
+    """All accounts of a snapshot, sorted, before they go into classes."""
+
+    portfolios: list[Legs]
+    orders: Orders
+    units: _Units
+    quote_base: np.ndarray
+    split: bool
+
+
+def _shapes(content: _Content, num_accounts: int) -> list[Shape]:
+    units, orders = content.units, content.orders
+
+    def per_account(accounts: np.ndarray) -> np.ndarray:
+        return np.bincount(accounts, minlength=num_accounts)
+
+    num_orders = per_account(orders.account)
     widest = np.zeros((2, num_accounts), int)
-    np.maximum.at(widest, (legs.is_wide.astype(int), legs.account), legs.ordinal + 1)
-    needs = np.stack([num_units, widest[0], num_option_units, widest[1]], axis=1)
+    for legs in content.portfolios:
+        np.maximum.at(widest, (legs.is_wide.astype(int), legs.account), legs.ordinal + 1)
+    needs = np.stack(
+        [
+            per_account(units.account),
+            widest[0],
+            per_account(units.account[units.has_options]),
+            widest[1],
+            np.where(num_orders > 0, 3, 1),
+            num_orders,
+        ],
+        axis=1,
+    )
     kinds, which = np.unique(needs, axis=0, return_inverse=True)
     chosen = [_fit(Shape(*(int(x) for x in kind))) for kind in kinds]
     return [chosen[k] for k in which.reshape(-1)]
@@ -246,41 +332,92 @@ def _fit(need: Shape) -> Shape:
         power(need.legs, 8),
         power(need.option_units, 2) if need.option_units else 0,
         power(need.option_legs, 64) if need.option_legs else 0,
+        need.portfolios,
+        power(need.orders, 16) if need.orders else 0,
     )
 
 
-def _book(
-    shape: Shape, accounts: np.ndarray, legs: _Legs, units: _Units, quote_base: np.ndarray
-) -> Book:
-    size = len(accounts)
-    slot = np.full(quote_base.shape[1], -1)
-    slot[accounts] = np.arange(size)
+def _empty(shape: Shape, size: int, split: bool) -> Book:
+    """A book of accounts without anything, on the host."""
+    units = shape.units, size
+    legs = shape.portfolios, shape.units, shape.legs, size
+    options = shape.portfolios, shape.option_units, shape.option_legs, size
+    orders = shape.orders, size
+    return Book(
+        unit_coin=np.full(units, NULL_CURRENCY, np.int32),
+        unit_family=np.zeros(units, np.int32),
+        owns_coin=np.ones(units, bool),
+        takes_spot=np.zeros(units, bool),
+        coin_base=np.zeros(units),
+        spot_order_coin=np.zeros((shape.portfolios, *units)),
+        spot_limit_coin=np.full(units, np.inf),
+        quote_base=np.zeros((NUM_QUOTES, size)),
+        leg_instrument=np.zeros(legs, np.int32),
+        leg_contracts=np.zeros(legs),
+        leg_closes_bucket=np.zeros(legs, bool),
+        option_instrument=np.zeros(options, np.int32),
+        option_contracts=np.zeros(options),
+        option_closes_bucket=np.zeros(options, bool),
+        order_instrument=np.zeros(orders, np.int32),
+        order_contracts=np.zeros(orders),
+        order_price=np.zeros(orders),
+        order_pays_premium=np.zeros(orders, bool),
+        order_out_currency=np.full(orders, NULL_CURRENCY, np.int32),
+        order_out_amount=np.zeros(orders),
+        shares_coins=split,
+    )
+
+
+def _book(shape: Shape, accounts: np.ndarray, content: _Content) -> Book:
+    """Fill a book of one class; the arrays of the new book are written in place."""
+    book = _empty(shape, len(accounts), content.split)
+    slot = np.full(content.quote_base.shape[1], -1)
+    slot[accounts] = np.arange(len(accounts))
+    units, orders = content.units, content.orders
+    book.quote_base[:] = content.quote_base[:, accounts]
 
     mine = slot[units.account] >= 0
     at = units.ordinal[mine], slot[units.account[mine]]
-    unit_coin = np.full((shape.units, size), NULL_CURRENCY, np.int32)
-    coin_base, limit = np.zeros((shape.units, size)), np.full((shape.units, size), np.inf)
-    unit_coin[at], coin_base[at], limit[at] = (
-        units.coin[mine],
-        units.coin_base[mine],
-        units.limit[mine],
-    )
+    for target, values in (
+        (book.unit_coin, units.coin),
+        (book.unit_family, units.family),
+        (book.owns_coin, units.owns_coin),
+        (book.takes_spot, units.takes_spot),
+        (book.coin_base, units.coin_base),
+        (book.spot_limit_coin, units.limit),
+    ):
+        target[at] = values[mine]
+    for p in range(shape.portfolios):
+        book.spot_order_coin[p][at] = units.spot_orders[p][mine]
+        _fill_legs(book, p, content.portfolios[p], units, slot)
 
+    mine = slot[orders.account] >= 0
+    at = orders.ordinal[mine], slot[orders.account[mine]]
+    for target, values in (
+        (book.order_instrument, orders.instrument),
+        (book.order_contracts, orders.contracts),
+        (book.order_price, orders.price),
+        (book.order_pays_premium, orders.pays_premium),
+        (book.order_out_currency, orders.out_currency),
+        (book.order_out_amount, orders.out_amount),
+    ):
+        target[at] = values[mine]
+    return book
+
+
+def _fill_legs(book: Book, p: int, legs: Legs, units: _Units, slot: np.ndarray) -> None:
+    """Write the legs of portfolio ``p``."""
     unit_of_leg = units.ordinal[np.searchsorted(units.key, legs.unit_key)]
-
-    def fill(wide: bool, num_units: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    lists = (
+        (False, book.leg_instrument, book.leg_contracts, book.leg_closes_bucket),
+        (True, book.option_instrument, book.option_contracts, book.option_closes_bucket),
+    )
+    for wide, instrument, contracts, closes in lists:
         chosen = (slot[legs.account] >= 0) & (legs.is_wide == wide)
-        where = unit_of_leg[chosen], legs.ordinal[chosen], slot[legs.account[chosen]]
-        instrument = np.zeros((num_units, width, size), np.int32)
-        contracts = np.zeros((num_units, width, size))
-        closes = np.zeros((num_units, width, size), bool)
-        instrument[where], contracts[where] = legs.instrument[chosen], legs.contracts[chosen]
-        closes[where] = legs.closes[chosen]
-        return instrument, contracts, closes
-
-    leg = fill(False, shape.units, shape.legs)
-    option = fill(True, shape.option_units, shape.option_legs)
-    return Book(unit_coin, coin_base, limit, quote_base[:, accounts], *leg, *option)
+        at = unit_of_leg[chosen], legs.ordinal[chosen], slot[legs.account[chosen]]
+        instrument[p][at] = legs.instrument[chosen]
+        contracts[p][at] = legs.contracts[chosen]
+        closes[p][at] = legs.closes[chosen]
 
 
 def widened(batch: Batch, accounts: np.ndarray) -> Book:
@@ -288,23 +425,12 @@ def widened(batch: Batch, accounts: np.ndarray) -> Book:
 
     Rare look-ups (what was binding at an event) thus share one compiled program.
     """
-    widest = SHAPES[-1]
+    widest = [s for s in SHAPES if s.portfolios == batch.shape.portfolios][-1]
     shape = widest if widest.holds(batch.shape) else batch.shape
-    size = len(accounts)
-    book = batch.book
-    empty = Book(
-        unit_coin=np.full((shape.units, size), NULL_CURRENCY, np.int32),
-        coin_base=np.zeros((shape.units, size)),
-        spot_limit_coin=np.full((shape.units, size), np.inf),
-        quote_base=np.zeros((NUM_QUOTES, size)),
-        leg_instrument=np.zeros((shape.units, shape.legs, size), np.int32),
-        leg_contracts=np.zeros((shape.units, shape.legs, size)),
-        leg_closes_bucket=np.zeros((shape.units, shape.legs, size), bool),
-        option_instrument=np.zeros((shape.option_units, shape.option_legs, size), np.int32),
-        option_contracts=np.zeros((shape.option_units, shape.option_legs, size)),
-        option_closes_bucket=np.zeros((shape.option_units, shape.option_legs, size), bool),
-    )
-    for name, target in empty.__dict__.items():
-        source = np.asarray(getattr(book, name))[..., accounts]
-        target[tuple(slice(0, n) for n in source.shape)] = source
-    return empty
+    book = _empty(shape, len(accounts), batch.book.shares_coins)
+    for name, source in batch.book.__dict__.items():
+        if isinstance(source, np.ndarray):
+            piece = source[..., accounts]
+            target = getattr(book, name)
+            target[tuple(slice(0, n) for n in piece.shape)] = piece
+    return book

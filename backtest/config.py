@@ -53,6 +53,8 @@ class ReplaySection(Section):
     max_staleness: str = "1h"
     funding: bool = True
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    min_equity_usd: Annotated[float, Field(ge=0)] | None = None
+    """Accounts with less undiscounted equity at the start of their snapshot are left out."""
 
     @field_validator("interval", "max_staleness")
     @classmethod

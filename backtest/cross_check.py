@@ -1,7 +1,7 @@
 """Two answers of the same account, number by number: kernels against the float64 reference."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from backtest.errors import RunError
@@ -11,6 +11,42 @@ RELATIVE = 1e-9
 _ROUNDING = 1e-13
 """Of the account's size: what sums in another order may differ by where they cancel."""
 _LARGE_THETA = 1e3
+_ONLY_IN_REFERENCE = ("cells", "all", "contingency")
+"""Numbers of a Bybit unit that follow from others: option part, price sums, sum of components."""
+
+
+def checked(kernel: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The kernels' answer after a comparison with the reference's, with the numbers both stand for.
+
+    Risk units are those of the reference; one that is empty may be missing on either side.
+
+    Args:
+        kernel: what the kernels gave.
+        reference: what the reference gave, with its `detail`.
+
+    Returns:
+        `{"units": ..., "account": ...}`: the kernels' numbers, and what follows from them (Bybit:
+        `contingency` of units and `mm_rate`, the inverse of the margin level).
+
+    Raises:
+        RunError: a number is missing or differs; names it and both values.
+    """
+    known = _as_kernels(kernel, reference)
+    units, theirs = dict(kernel["units"]), known["units"]
+    for name in sorted({*units, *theirs}):
+        if name not in theirs and _is_empty(units[name]):
+            del units[name]
+        elif name not in units and _is_empty(theirs[name]):
+            units[name] = theirs[name]
+    found = {"units": {name: units[name] for name in sorted(units)}, "account": kernel["account"]}
+    cross_check(found, {**known, "detail": reference.get("detail", {})})
+    for name, unit in reference["units"].items():
+        if "contingency" in unit:
+            found["units"][name] = {**units[name], "contingency": unit["contingency"]}
+    if "mm_rate" in reference["account"]:
+        rate = reference["account"]["mm_rate"]
+        found["account"] = {**kernel["account"], "mm_rate": rate}
+    return found
 
 
 def cross_check(kernel: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -44,6 +80,44 @@ def cross_check(kernel: dict[str, Any], reference: dict[str, Any]) -> None:
             )
 
 
+def _as_kernels(kernel: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The reference's answer in the names and the shape of the kernels'."""
+    shape = _SHAPES.get(reference.get("detail", {}).get("model", ""))
+    known = {key: reference[key] for key in ("units", "account")}
+    return known if shape is None else shape(kernel, {**known, "detail": reference["detail"]})
+
+
+def _bybit_as_kernels(kernel: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """Cells are sums over all legs of a unit; units name their portfolio only where orders are."""
+    account = dict(reference["account"])
+    account["borrow"] = account.pop("borrow_mmr")
+    del account["mm_rate"]
+    has_orders = any("binding" in unit for unit in kernel["units"].values())
+    units = {}
+    for name, unit in reference["units"].items():
+        kept = {key: value for key, value in unit.items() if key not in _ONLY_IN_REFERENCE}
+        if not has_orders and kept["binding"] == "positions":
+            del kept["binding"]
+        grid = reference["detail"]["units"][name]["max_loss"]
+        beside = {row["price_move"]: row["linear"] + row["spot"] for row in grid["prices"]}
+        kept["max_loss_cells"] = [
+            {**cell, "pnl": cell["pnl"] + beside[cell["price_move"]]} for cell in unit["cells"]
+        ]
+        units[name] = kept
+    return {"units": units, "account": account}
+
+
+_SHAPES: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+    "bybit": _bybit_as_kernels
+}
+
+
+def _is_empty(unit: dict[str, Any]) -> bool:
+    """Whether a unit requires nothing and holds nothing."""
+    pnl = [value for name, value in _numbers(unit) if not name.endswith(("price_move", "vol"))]
+    return not any(value for value in pnl if not isinstance(value, str))
+
+
 def _numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf by its path, for example `units.BTC.mr1_cells[3].pnl`."""
     if isinstance(tree, dict):
@@ -72,12 +146,15 @@ def _difference(name: str, one: Any, two: Any, rounding: float) -> float:
 
 
 def _size(detail: dict[str, Any]) -> float:
-    """Size of an account in USD: notional of its contracts and its collateral."""
+    """Size of an account in USD: notional of its contracts and orders, and its collateral."""
     size = 1.0
     index = detail.get("index_usd", {})
-    for leg in detail.get("legs", ()):
-        per_contract = leg["multiplier"]
-        if leg["style"] == "linear" or leg["kind"] == "option":
-            per_contract *= index[leg["coin"]]
+    filled = [unit.get("legs", ()) for unit in detail.get("units", {}).values()]
+    for leg in (leg for legs in (detail.get("legs", ()), *filled) for leg in legs):
+        is_inverse = leg["style"] == "inverse" and leg["kind"] != "option"
+        per_contract = leg["multiplier"] * (1.0 if is_inverse else index[leg["coin"]])
         size += abs(leg["contracts"] * per_contract) + abs(leg["upl"])
+    for order in (row for row in detail.get("orders", ()) if "size" in row):
+        is_inverse = order["settle"] == order["coin"] and order["kind"] != "option"
+        size += abs(order["size"]) * (1.0 if is_inverse else index[order["coin"]])
     return size + sum(abs(row["usd"]) for row in detail.get("collateral", {}).values())

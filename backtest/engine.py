@@ -24,42 +24,45 @@ from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
 from kernels import account, episodes, status
+from kernels.account import Exposures
 from kernels.episodes import AccountState
-from kernels.models import okx
-from kernels.models.okx import OkxParameters
-from kernels.records import (
-    AccountMargin,
-    Book,
-    Charges,
-    Contract,
-    Exposure,
-    Quote,
-    Table,
-    UnitMargin,
-)
+from kernels.model import MarginModel
+from kernels.models import model_of
+from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table, UnitMargin
 from kernels.table import model_columns, shared_features
+from kernels.tiers import of_coin
 
 
 SUM_UNIT_USD = 1e-4
 """Sums over accounts count in hundredths of a cent as integers: exact in any order."""
 
+INSTRUMENT_STEP = 256
+"""The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
+
 WIDE_LEGS, WIDE_NARROWING = 32, 4
 """Books with this many option legs take tiles this much smaller."""
 
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
-CHARGES = tuple(f"mr{k}" for k in range(1, 10))
+VOL_STATES = ("down", "same", "up")
+"""Volatility states of a model's grid, innermost in its cells."""
 COUNT_COLUMNS = (*STATUS_COUNTS, "episodes_started")
-MONEY_COLUMNS = (
-    "equity_usd",
-    "adjusted_equity",
-    "gross_notional_usd",
-    "liquidated_notional_usd",
-    *CHARGES,
-    "derivatives_mmr",
-    "total_mmr",
-    "total_imr",
-)
-SUM_COLUMNS = (*COUNT_COLUMNS, *MONEY_COLUMNS)
+
+
+def sum_columns(model: MarginModel) -> tuple[str, ...]:
+    """Columns of the sums over accounts: counts, then money."""
+    money = ("equity_usd", "adjusted_equity", "gross_notional_usd", "liquidated_notional_usd")
+    totals = ("derivatives_mmr", "total_mmr", "total_imr")
+    return (*COUNT_COLUMNS, *money, *model.charges, *totals)
+
+
+def over_times(params: Any, count: int) -> Any:
+    """One parameter record for every time of a window: the form that the engine takes."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), params)
+
+
+def stacked(params: list[Any]) -> Any:
+    """Parameter records of one model, one a time."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *params)
 
 
 def use_compilation_cache(folder: Path | None = None) -> None:
@@ -73,10 +76,15 @@ def use_compilation_cache(folder: Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class WindowTables:
-    """Priced tables of one window under one parameter set, times first."""
+    """Priced tables and numbers of one window under one parameter set, times first in both."""
 
     tables: Table
-    params: OkxParameters
+    params: Any
+
+    @property
+    def model(self) -> MarginModel:
+        """The margin model of the numbers."""
+        return model_of(self.params)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class TileResult:
         state: account states after the window.
         codes: [time, account] status plus event bits.
         margin: every number of every account and time; fields [time, account].
-        sums: [time, segment, column] of ``SUM_COLUMNS``, integers (money in ``SUM_UNIT_USD``).
+        sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
     """
 
     state: AccountState
@@ -96,13 +104,12 @@ class TileResult:
     sums: np.ndarray
 
 
-def initial_state(num_accounts: int) -> AccountState:
+def initial_state(num_accounts: int, model: MarginModel) -> AccountState:
     """State of accounts before the first time; account axis last, as host arrays."""
 
     def full(value: Any, dtype: Any) -> np.ndarray:
         return np.full(num_accounts, value, dtype)
 
-    charges = Charges(*(full(np.nan, np.float64) for _ in CHARGES))
     return AccountState(
         is_warned=full(False, bool),
         in_episode=full(False, bool),
@@ -117,9 +124,9 @@ def initial_state(num_accounts: int) -> AccountState:
         worst_adjusted_equity=full(np.nan, np.float64),
         worst_equity_usd=full(np.nan, np.float64),
         worst_total_mmr=full(np.nan, np.float64),
-        worst_charges=charges,
+        worst_charges={name: full(np.nan, np.float64) for name in model.charges},
         lowest_equity_usd=full(np.inf, np.float64),
-        theta=Charges(*(full(np.inf, np.float64) for _ in CHARGES)),
+        theta={name: full(np.inf, np.float64) for name in model.charges},
     )
 
 
@@ -151,9 +158,15 @@ class Engine:
             )
 
     def price(
-        self, window: MarketWindow, contracts: Contract, sets: list[OkxParameters]
+        self, window: MarketWindow, contracts: Contract, sets: list[Any]
     ) -> list[WindowTables]:
-        """Price every contract once per time and set."""
+        """Price every contract once per time and set.
+
+        Args:
+            window: the market at each time.
+            contracts: the instrument axis.
+            sets: parameter records of any models, each with a leading time axis (``over_times``).
+        """
         quotes = Quote(
             mark=window.mark,
             forward_usd=window.forward_usd,
@@ -162,17 +175,19 @@ class Engine:
             settlement_fx=window.settlement_fx,
             funding=window.funding,
         )
+        contracts, quotes = jax.tree.map(_padded_instruments, (contracts, quotes))
         now_s = window.times_us / 1e6
-        features = _features(contracts, quotes, now_s, window.currency_usd)
+        features, order_terms = _features(contracts, quotes, now_s, window.currency_usd)
         priced = []
         for params in sets:
-            charges, scenarios, rates = _columns(
+            columns, scenarios, rates = _columns(
                 contracts, quotes, features, now_s, window.currency_usd, params
             )
             table = Table(
                 features=features,
-                charges=charges,
+                columns=columns,
                 scenarios=scenarios.astype(self.hot_dtype),
+                order_terms=order_terms,
                 currency_usd=jnp.asarray(window.currency_usd),
                 rates=rates,
             )
@@ -228,7 +243,8 @@ class Engine:
         valid = self._place(np.arange(padded) < count)
         margin = margins_over_times(book, priced.tables, priced.params)
         new_state, codes = _advance(mine, margin, time_ids.astype(np.int32), priced.params)
-        sums = _sums(margin, codes, cut(segment.astype(np.int32)), valid, self.num_segments)
+        names = tuple(priced.model.charges)
+        sums = _sums(margin, codes, cut(segment.astype(np.int32)), valid, self.num_segments, names)
         new_state, codes, margin, sums = jax.device_get((new_state, codes, margin, sums))
 
         def keep(x: np.ndarray) -> np.ndarray:
@@ -251,6 +267,19 @@ class Engine:
             return x
         spec = PartitionSpec(*([None] * (x.ndim - 1)), "account")
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
+
+
+def _padded_instruments(x: Any) -> np.ndarray:
+    """The instrument axis (the last one) filled up with the null contract it begins with.
+
+    A few lengths serve all datasets, so that they share compiled programs.
+    """
+    x = np.asarray(x)
+    count = x.shape[-1]
+    length = INSTRUMENT_STEP
+    while length < count:
+        length += max(INSTRUMENT_STEP, length // 2)
+    return np.concatenate([x, np.repeat(x[..., :1], length - count, axis=-1)], axis=-1)
 
 
 def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
@@ -281,7 +310,7 @@ def _join(results: list[TileResult]) -> TileResult:
 @jax.jit
 def _features(
     contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
-) -> Float[Array, "time instrument feature"]:
+) -> tuple[Float[Array, "time instrument feature"], Float[Array, "time instrument order_term"]]:
     return jax.vmap(shared_features, in_axes=(None, 0, 0, 0))(
         contracts, quotes, now_s, currency_usd
     )
@@ -294,31 +323,33 @@ def _columns(
     features: Array,
     now_s: Array,
     currency_usd: Array,
-    params: OkxParameters,
+    params: Any,
 ) -> tuple[Array, Array, Array]:
-    return jax.vmap(model_columns, in_axes=(None, 0, 0, 0, 0, None))(
+    return jax.vmap(model_columns, in_axes=(None, 0, 0, 0, 0, 0))(
         contracts, quotes, features, now_s, currency_usd, params
     )
 
 
 @jax.jit
-def _exposures(book: Book, tables: Table) -> tuple[Exposure | None, Exposure | None]:
-    return jax.lax.map(lambda t: account.batch_exposures(book, t), tables)
+def _exposures(book: Book, tables: Table, params: Any) -> Exposures:
+    return jax.lax.map(lambda x: account.batch_exposures(book, *x), (tables, params))
 
 
 @jax.jit
-def _units(exposures: Any, book: Book, tables: Table, params: OkxParameters) -> UnitMargin:
-    return jax.lax.map(lambda x: account.batch_units(x[0], book, x[1], params), (exposures, tables))
+def _units(exposures: Exposures, book: Book, tables: Table, params: Any) -> UnitMargin:
+    return jax.lax.map(
+        lambda x: account.batch_units(x[0], book, *x[1:]), (exposures, tables, params)
+    )
 
 
 @jax.jit
-def _totals(units: UnitMargin, book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
-    return jax.lax.map(lambda x: account.batch_totals(x[0], book, x[1], params), (units, tables))
+def _totals(units: UnitMargin, book: Book, tables: Table, params: Any) -> AccountMargin:
+    return jax.lax.map(lambda x: account.batch_totals(x[0], book, *x[1:]), (units, tables, params))
 
 
 @jax.jit
-def _theta(units: UnitMargin, margin: AccountMargin, params: OkxParameters) -> Charges:
-    return jax.lax.map(lambda x: account.batch_theta(x[0], x[1], params), (units, margin))
+def _theta(units: UnitMargin, margin: AccountMargin, params: Any) -> Charges:
+    return jax.lax.map(lambda x: account.batch_theta(*x), (units, margin, params))
 
 
 @jax.jit
@@ -326,20 +357,20 @@ def _advance(
     state: AccountState,
     margin: AccountMargin,
     time_ids: Int[Array, " time"],
-    params: OkxParameters,
+    params: Any,
 ) -> tuple[AccountState, UInt8[Array, "time account"]]:
     step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
 
-    def through_time(state: AccountState, now: tuple[AccountMargin, Array]):
-        margin_now, time_id = now
-        new_state, code = step(state, margin_now, time_id, params)
+    def through_time(state: AccountState, now: tuple[AccountMargin, Array, Any]):
+        margin_now, time_id, rules = now
+        new_state, code = step(state, margin_now, time_id, rules)
         kept = jax.tree.map(lambda new, old: jnp.where(time_id >= 0, new, old), new_state, state)
         return kept, code.astype(jnp.uint8)
 
-    return jax.lax.scan(through_time, state, (margin, time_ids))
+    return jax.lax.scan(through_time, state, (margin, time_ids, params.account))
 
 
-def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> AccountMargin:
+def margins_over_times(book: Book, tables: Table, params: Any) -> AccountMargin:
     """Margins of a tile at every time of a window; fields [time, account].
 
     Each stage is a program of its own over all times: it stores its output once, so that no later
@@ -349,10 +380,10 @@ def margins_over_times(book: Book, tables: Table, params: OkxParameters) -> Acco
 
 
 def stages_over_times(
-    book: Book, tables: Table, params: OkxParameters
-) -> tuple[tuple[Exposure | None, Exposure | None], UnitMargin, AccountMargin]:
+    book: Book, tables: Table, params: Any
+) -> tuple[Exposures, UnitMargin, AccountMargin]:
     """The same with what came before: exposures, units, accounts; times first."""
-    exposures = _exposures(book, tables)
+    exposures = _exposures(book, tables, params)
     units = _units(exposures, book, tables, params)
     margin = _totals(units, book, tables, params)
     theta = _theta(units, margin, params)
@@ -360,15 +391,18 @@ def stages_over_times(
     return exposures, units, margin
 
 
-@partial(jax.jit, static_argnames="num_segments")
+@partial(jax.jit, static_argnames=("num_segments", "names"))
 def _sums(
     margin: AccountMargin,
     codes: UInt8[Array, "time account"],
     segment: Int[Array, " account"],
     valid: Bool[Array, " account"],
     num_segments: int,
+    names: tuple[str, ...],
 ) -> Int[Array, "time segment column"]:
     """Counts and money over the accounts of a tile by time and segment; unpriced left out.
+
+    ``names`` are the charges in the order of the columns.
 
     A product of whole numbers in float64: exact below 2^53 units, 0.9 trillion USD a tile.
     """
@@ -383,7 +417,7 @@ def _sums(
         margin.adjusted_equity,
         gross,
         jnp.where(started, gross, 0.0),
-        *jax.tree.leaves(margin.charges),
+        *(margin.charges[name] for name in names),
         margin.derivatives_mmr,
         margin.total_mmr,
         margin.total_imr,
@@ -399,43 +433,52 @@ def _sums(
 
 @jax.jit
 def binding(
-    book: Book, tables: Table, params: OkxParameters, at: Int[Array, ""]
+    book: Book, tables: Table, params: Any, at: Int[Array, ""]
 ) -> tuple[Array, Array, Array]:
-    """What binds each account of a tile at time ``at``: its largest unit, MR1 cell and charges.
+    """What binds each account of a tile at time ``at``: its largest unit, grid cell and charges.
 
     Returns:
-        (unit ordinal [account], cell 0 ... 20 of MR1 [account], charges of that unit
-        [charge, account]).
+        (unit ordinal [account], cell of the model's grid [account], charges of that unit in the
+        model's order [charge, account]).
     """
-    table = jax.tree.map(lambda x: x[at], tables)
-    exposures = account.batch_exposures(book, table)
+    table, params = jax.tree.map(lambda x: x[at], (tables, params))
+    exposures = account.batch_exposures(book, table, params)
     units = account.batch_units(exposures, book, table, params)
     unit = jnp.argmax(units.mmr_usd, axis=0)
-    with_options, linear = exposures
-    cells = []
-    for part, offset in ((with_options, 0), (linear, book.option_instrument.shape[0])):
-        if part is None:
-            continue
-        rows = slice(offset, offset + part.coin_value.shape[0])
-        coin = book.unit_coin[rows]
-        one = jax.vmap(jax.vmap(lambda e, c, s: _mr1_cell(e, c, s, table, params)))
-        cells.append(one(part, coin, units.spot_coin[rows]))
-    cell = jnp.concatenate(cells)
+    grids = unit_grids(exposures, units, book, table, params)
+    cells = jax.vmap(jax.vmap(_worst_cell))(grids)
     pick = unit[None, :]
     charges = jnp.stack(
-        [jnp.take_along_axis(c, pick, 0)[0] for c in jax.tree.leaves(units.charges)]
+        [jnp.take_along_axis(units.charges[name], pick, 0)[0] for name in model_of(params).charges]
     )
-    return unit, jnp.take_along_axis(cell, pick, 0)[0], charges
+    return unit, jnp.take_along_axis(cells, pick, 0)[0], charges
 
 
-def _mr1_cell(
-    exposure: Any, coin: Array, spot: Array, table: Table, params: OkxParameters
-) -> Array:
-    usd = okx.of_coin(table.currency_usd, coin)
-    pnl = okx.scenario_pnl(exposure, coin, usd, spot, params)[okx.MR1_CELLS]
-    # Ties go to unchanged volatility: look at the "same" cells first.
-    grid = pnl.reshape(okx.NUM_MOVES, 3)
-    same = jnp.argmin(grid[:, 1])
-    best = jnp.argmin(pnl)
-    is_tie = grid[same, 1] <= pnl[best]
-    return jnp.where(is_tie, same * 3 + 1, best)
+def unit_grids(
+    exposures: Exposures, units: UnitMargin, book: Book, table: Table, params: Any
+) -> Float[Array, "unit account cell"]:
+    """USD profit of each unit in the cells of its model's grid, in the portfolio that binds."""
+    model = model_of(params)
+
+    def one(exposure: Any, worst: Array, coin: Array, spot: Array) -> Array:
+        chosen = jax.tree.map(lambda x: x[worst], exposure)
+        return model.grid(chosen, coin, of_coin(table.currency_usd, coin), spot, params)
+
+    parts, start = [], 0
+    for part in exposures:
+        if part is not None:
+            rows = slice(start, start + part.coin_value.shape[1])
+            start = rows.stop
+            over_accounts = jax.vmap(one, in_axes=(1, 0, 0, 0))
+            over_units = jax.vmap(over_accounts, in_axes=(1, 0, 0, 0))
+            held = units.portfolio[rows], book.unit_coin[rows], units.spot_coin[rows]
+            parts.append(over_units(part, *held))
+    return jnp.concatenate(parts)
+
+
+def _worst_cell(cells: Float[Array, " cell"]) -> Int[Array, ""]:
+    """Cell of the worst loss; ties go to unchanged volatility, the middle one of three."""
+    unchanged = jnp.argmin(cells[1::3])
+    best = jnp.argmin(cells)
+    is_tie = cells[1::3][unchanged] <= cells[best]
+    return jnp.where(is_tie, unchanged * 3 + 1, best)

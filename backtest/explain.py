@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from backtest.config import RunConfig
+from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset, bucket_of, utc
 from backtest.errors import ConfigError, DataError
 from backtest.market_window import MICROS, MarketSource, grid_times, micros, stamp
 from backtest.model_records import Currencies
-from backtest.params import ParameterSet, load_parameter_set
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
-from backtest.reference import okx as reference
-from backtest.row_rules import clean_balances, clean_instruments, clean_positions
+from backtest.reference import models as reference
+from backtest.row_rules import clean_balances, clean_instruments, clean_orders, clean_positions
+from backtest.set_rules import SetRules
 
 
 @dataclass(frozen=True)
@@ -56,38 +57,39 @@ def explain_portfolio(
     """
     manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
     config = RunConfig.model_validate(manifest["config"])
-    loaded = _parameter_set(config, results, set_name)
+    entry = _entry(config, results, set_name)
     dataset = Dataset.open(Path(manifest["dataset"]["path"]))
     past = AccountHistory(dataset, config, account)
     portfolio = past.portfolio(utc(time))
-    numbers = loaded.numbers()
-    name = set_name or config.parameter_sets[0].name
+    rules = SetRules(entry.name, entry.file, Currencies([]), dataset, past.grid_us)
+    time_us = int(micros(pd.DatetimeIndex([utc(time)]))[0])
+    loaded, numbers = rules.set_at(time_us), rules.numbers_at(time_us)
     return Explained(
-        parameter_set=name,
+        parameter_set=entry.name,
         portfolio=portfolio,
         numbers=numbers,
         labels={leaf.key: leaf.label for leaf in loaded.leaves()},
         answer=reference.margin(portfolio, numbers),
-        stored=_stored(results, name, account, utc(time)),
+        stored=_stored(results, entry.name, account, utc(time)),
     )
 
 
-def _parameter_set(config: RunConfig, results: Path, name: str | None) -> ParameterSet:
+def _entry(config: RunConfig, results: Path, name: str | None) -> SetSection:
     for chosen in config.parameter_sets:
         if name is None or chosen.name == name:
-            return load_parameter_set(chosen.file)
+            return chosen
     known = ", ".join(s.name for s in config.parameter_sets)
     raise ConfigError(f"{results}: no parameter set '{name}'; this run has {known}")
 
 
 def _stored(results: Path, name: str, account: str, time: pd.Timestamp) -> dict[str, Any] | None:
-    if not any((results / "traces").glob("*.parquet")):
-        return None
-    rows = pq.read_table(
-        results / "traces",
-        filters=[("parameter_set", "=", name), ("account_id", "=", account), ("time", "=", time)],
-    ).to_pylist()
-    return rows[0] if rows else None
+    at = (pc.field("account_id") == account) & (pc.field("time") == time)
+    # Files one by one: sets of different models have different columns.
+    for file in sorted((results / "traces").glob("*.parquet")):
+        rows = pq.read_table(file, filters=(pc.field("parameter_set") == name) & at).to_pylist()
+        if rows:
+            return rows[0]
+    return None
 
 
 class AccountHistory:
@@ -144,7 +146,14 @@ class AccountHistory:
             clean_balances(self.dataset.balances(time, self._bucket, with_source=True), known)
         )
         positions = positions.sort_values("instrument_id", ignore_index=True)
-        ids = positions["instrument_id"].astype(str)
+        orders = self._mine(
+            clean_orders(
+                self.dataset.orders(time, self._bucket, with_source=True), self._instruments
+            )
+        )
+        ids = positions["instrument_id"].astype(str).tolist()
+        ordered = orders["instrument_id"].astype(str).tolist()
+        ids += sorted(set(ordered) - set(ids))
         by_id = self._instruments.set_index(self._instruments["instrument_id"].astype(str))
         instruments = by_id.loc[ids].reset_index(drop=True)
         axis = Currencies(
@@ -161,7 +170,7 @@ class AccountHistory:
         )
         entry = positions["entry_price"].to_numpy(float)
         if np.isnan(entry).any():
-            marks = source.window(np.asarray([snapshot_us])).mark[0, 1:]
+            marks = source.window(np.asarray([snapshot_us])).mark[0, 1 : len(entry) + 1]
             entry = np.where(np.isnan(entry), marks, entry)
         limits = balances.dropna(subset=["spot_limit"])
         holdings = Holdings(
@@ -170,9 +179,22 @@ class AccountHistory:
             entry=entry,
             cash=_by_currency(balances, "cash"),
             spot_limits=_by_currency(limits, "spot_limit"),
+            orders=[
+                (ids.index(name) + 1, float(contracts), float(price))
+                for name, contracts, price in zip(
+                    ordered, orders["contracts"], orders["price"], strict=True
+                )
+            ],
+            borrow_mode=self._chosen("borrow_mode") or "auto",
+            spot_mode=self._chosen("spot_mode"),
         )
         self._sources[snapshot_us] = source, holdings
         return self._sources[snapshot_us]
+
+    def _chosen(self, column: str) -> str | None:
+        rows = self.dataset.accounts(self._bucket)
+        mine = rows.loc[rows["account_id"].astype(str) == self.account, column].dropna()
+        return str(mine.iloc[0]) if len(mine) else None
 
     def _mine(self, clean: Any) -> pd.DataFrame:
         bad = clean.rejected["account_id"].astype(str) == self.account

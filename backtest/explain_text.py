@@ -1,7 +1,7 @@
 """A reference answer as text that a person can audit: inputs, charges, equity, level, status.
 
-Takes the answer of `backtest.reference.okx.margin` (or of another model with the same keys) and
-gives rich renderables; nothing is printed here.
+Takes the answer of `backtest.reference.models.margin` and gives rich renderables; nothing is
+printed here. What a model says in its own words is in the module of its name beside this one.
 """
 
 import math
@@ -13,63 +13,70 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from backtest.explain_units import (
-    TITLES,
+from backtest import explain_bybit, explain_okx
+from backtest.explain_parts import (
     Detail,
     Labels,
+    ModelText,
     assumed,
+    level_text,
     line,
     money,
     number,
     percent,
     plain_table,
-    render_unit,
     row,
     table,
 )
 
 
-UNIT_ROWS = ("mr1", "mr2", "mr3", "mr4", "mr5", "mr6", "mr7", "mr9")
+MODELS: dict[str, ModelText] = {"okx": explain_okx.TEXT, "bybit": explain_bybit.TEXT}
+"""By the name of the model; another model is another entry here."""
 UNIT_TOTALS = ("mmr", "imr", "delta", "cash_delta", "spot_in_use", "upl")
-ACCOUNT_ROWS = (
-    "equity_usd",
-    "adjusted_equity",
-    "derivatives_mmr",
-    "mr8",
-    "borrow_imr",
-    "total_mmr",
-    "total_imr",
-    "margin_level",
-    "status",
-)
+_LEVELS = ("margin_level", "mm_rate")
 STATUS_STYLES = {"ok": "bold green", "no_requirement": "bold green", "warning": "bold yellow"}
 
 
+def account_rows(answer: Detail) -> tuple[str, ...]:
+    """Keys of the account's numbers in the order of tables."""
+    model = _model(answer)
+    return (
+        *("equity_usd", "adjusted_equity", "derivatives_mmr", model.borrow, "borrow_imr"),
+        *("total_mmr", "total_imr", "margin_level", *model.extra, "status"),
+    )
+
+
 def render_margin(
-    answer: Detail, *, before: Detail | None = None, labels: Labels | None = None
+    answer: Detail,
+    *,
+    before: Detail | None = None,
+    after: Detail | None = None,
+    labels: Labels | None = None,
 ) -> RenderableType:
     """Every step of one account's margin at one time.
 
     Args:
-        answer: What the reference gave, with its `detail`.
-        before: A second answer, shown beside the first as before and after; the steps are those
-            of `answer`.
+        answer: What the reference gave, with its `detail`; the steps are those of this answer.
+        before: A second answer, shown beside the first as before and after.
+        after: The same the other way round.
         labels: Label of parameters by path, for example `{"mr3.rate": "A"}`; numbers with the
             label `A` are marked `[A]`, assumed.
 
     Returns:
         A rich renderable, for example for `rich.console.Console.print`.
     """
-    marks, detail = labels or {}, answer["detail"]
+    marks, detail, model = labels or {}, answer["detail"], _model(answer)
     parts: list[RenderableType] = [_headline(answer)]
     if before is not None:
         parts.append(render_change(before, answer))
+    if after is not None:
+        parts.append(render_change(answer, after))
     if detail["unpriced"]:
         missing = [Text(f"  - {what}") for what in detail["unpriced"]]
         return Group(*parts, line("Not priced. Missing or not usable:"), *missing)
     parts += _inputs(detail)
     for name, unit in answer["units"].items():
-        parts.append(render_unit(name, unit, detail["units"][name], marks))
+        parts.append(model.unit(name, unit, detail["units"][name], marks))
     parts.append(Rule(Text("Account", style="bold"), align="left"))
     parts += [_collateral(detail, marks), _totals(answer, marks), _thetas(answer)]
     if any(label == "A" for label in marks.values()):
@@ -80,12 +87,13 @@ def render_margin(
 def render_change(before: Detail, after: Detail) -> Table:
     """Before, after and change of the account's numbers and of each unit's."""
     shown = table("Before and after, USD", "number", "before", "after", "change")
-    for key in ACCOUNT_ROWS:
+    for key in account_rows(after):
         _change_row(shown, key, before["account"].get(key), after["account"].get(key))
+    charges = _model(after).unit_charges
     for name in sorted({*before["units"], *after["units"]}):
         shown.add_section()
         left, right = before["units"].get(name, {}), after["units"].get(name, {})
-        for key in (*UNIT_ROWS, *UNIT_TOTALS):
+        for key in (*charges, *UNIT_TOTALS):
             _change_row(shown, f"{name} {key}", left.get(key, 0.0), right.get(key, 0.0))
     return shown
 
@@ -95,8 +103,9 @@ def render_stored(answer: Detail, stored: Mapping[str, Any]) -> Table:
 
     Args:
         answer: What the reference gave.
-        stored: A row of the traces or events of a run: `mr1` ... `mr9` summed over units (`mr8`
-            once), and any of the account's numbers. Keys that the answer lacks are left out.
+        stored: A row of the traces or events of a run: the model's charges summed over units (that
+            of debts once), and any of the account's numbers. Keys that the answer lacks are left
+            out.
     """
     shown = table("Reference and stored", "number", "reference", "stored", "relative difference")
     for key, value in account_numbers(answer).items():
@@ -113,14 +122,18 @@ def render_stored(answer: Detail, stored: Mapping[str, Any]) -> Table:
 
 def account_numbers(answer: Detail) -> dict[str, Any]:
     """The numbers of an account under the names of the traces: charges summed over units."""
-    account = answer["account"]
+    account, model = answer["account"], _model(answer)
     charges: dict[str, Any] = {}
-    for key in TITLES:
-        if key == "mr8" or account["total_mmr"] is None:
-            charges[key] = account["mr8"]
+    for key in model.titles:
+        if key == model.borrow_charge or account["total_mmr"] is None:
+            charges[key] = account[model.borrow]
         else:
             charges[key] = float(sum(unit[key] for unit in answer["units"].values()))
-    return charges | {key: account[key] for key in ACCOUNT_ROWS if key != "mr8"}
+    return charges | {key: account[key] for key in account_rows(answer) if key != model.borrow}
+
+
+def _model(answer: Detail) -> ModelText:
+    return MODELS[answer["detail"]["model"]]
 
 
 def _headline(answer: Detail) -> Text:
@@ -130,7 +143,7 @@ def _headline(answer: Detail) -> Text:
         ("Margin ", "bold"),
         f"at {detail['time']} under {detail['parameter_set'] or 'unnamed parameters'}: ",
         (status, STATUS_STYLES.get(status, "bold red")),
-        f", margin level {_level(account['margin_level'])}",
+        f", margin level {level_text(account['margin_level'])}",
     )
 
 
@@ -144,12 +157,30 @@ def _inputs(detail: Detail) -> list[RenderableType]:
         parts.append(_legs(detail["legs"]))
     if any(leg["kind"] == "option" for leg in detail["legs"]):
         parts.append(_option_inputs(detail["legs"]))
+    if detail["orders"]:
+        parts.append(_orders(detail["orders"]))
     if detail["settled"]:
         settled = table("Expired, settled into equity", "instrument", "value", "currency")
         for position in detail["settled"]:
             row(settled, position["instrument_id"], number(position["value"]), position["currency"])
         parts.append(settled)
     return parts
+
+
+def _orders(orders: list[dict[str, Any]]) -> Table:
+    """Open orders; Bybit counts the premium of a bought option as loss."""
+    with_premium = any("premium" in order for order in orders)
+    shown = table(
+        "Open orders: what a fill at the limit would lose",
+        *("instrument", "size" if with_premium else "contracts", "limit", "loss USD"),
+        *(("premium USD",) if with_premium else ("side",)),
+    )
+    for order in orders:
+        size = order["size"] if with_premium else order["contracts"]
+        limit = order["limit"] if with_premium else order["price"]
+        last = money(order["premium"]) if with_premium else order["side"]
+        row(shown, order["instrument_id"], number(size), number(limit), money(order["loss"]), last)
+    return shown
 
 
 def _legs(legs: list[dict[str, Any]]) -> Table:
@@ -165,12 +196,14 @@ def _legs(legs: list[dict[str, Any]]) -> Table:
 
 
 def _option_inputs(legs: list[dict[str, Any]]) -> Table:
-    columns = ("instrument", "forward USD", "volatility", "days", "model price coins")
-    shown = table("Options", *columns)
+    columns = ["instrument", "forward USD", "volatility", "days"]
+    has_model_price = any(leg.get("model_price") is not None for leg in legs)
+    shown = table("Options", *columns, *(["model price coins"] if has_model_price else []))
     for leg in legs:
         if leg["kind"] == "option":
-            values = (number(leg["forward"]), percent(leg["sigma"]), number(leg["days"]))
-            row(shown, leg["instrument_id"], *values, number(leg["model_price"]))
+            values = [number(leg["forward"]), percent(leg["sigma"]), number(leg["days"])]
+            values += [number(leg["model_price"])] if has_model_price else []
+            row(shown, leg["instrument_id"], *values)
     return shown
 
 
@@ -208,68 +241,16 @@ def _discounts(value: Detail) -> str:
 
 
 def _totals(answer: Detail, labels: Labels) -> Table:
-    """Aggregation over units, borrowing, and the margin level, each as a formula."""
-    account, detail = answer["account"], answer["detail"]
-    sums = " + ".join(f"{name} {money(unit['mmr'])}" for name, unit in answer["units"].items())
-    derivatives, adjusted = money(account["derivatives_mmr"]), money(account["adjusted_equity"])
-    borrow, factor_mark = money(account["borrow_imr"]), assumed(labels, "aggregation.imr_factor")
-    formulas = [
-        ("derivatives MMR", sums or "0", derivatives),
-        *_borrowing(detail["mr8"], labels),
-        (
-            "total MMR",
-            f"{derivatives} + MR8 {money(account['mr8'])}",
-            money(account["total_mmr"]),
-        ),
-        (
-            "total IMR",
-            f"{number(detail['imr_factor'])} x {derivatives} + borrow IMR {borrow}{factor_mark}",
-            money(account["total_imr"]),
-        ),
-        ("adjusted equity", "sum of collateral", adjusted),
-        (
-            "margin level",
-            f"{adjusted} / ({money(account['total_mmr'])} + fee {money(detail['borrow_fee'])})",
-            _level(account["margin_level"]),
-        ),
-        ("status", _status_reason(answer), account["status"]),
-    ]
+    """How the account's numbers come about, and why its status is what it is."""
     shown = plain_table("Margin")
     shown.add_column("number", no_wrap=True)
     shown.add_column("how", overflow="fold")
     shown.add_column("USD", justify="right", no_wrap=True)
-    for cells in formulas:
-        strong = cells[0] in ("total MMR", "margin level", "status")
-        row(shown, *cells, style="bold" if strong else "")
+    for step in _model(answer).account(answer, labels):
+        strong = step.name in ("total MMR", "margin level")
+        row(shown, *step, style="bold" if strong else "")
+    row(shown, "status", _status_reason(answer), answer["account"]["status"], style="bold")
     return shown
-
-
-def _borrowing(mr8: Detail, labels: Labels) -> list[tuple[str, str, str]]:
-    """MR8, borrow IMR and borrow fee, liability by liability."""
-    owed = mr8["liabilities"]
-    if not owed:
-        return [("MR8 borrowing", "no liabilities", money(0.0))]
-
-    def mark(currency: str) -> str:
-        own = f"mr8.tiers.{currency}"
-        known = any(path == own or path.startswith(f"{own}.") for path in labels)
-        return assumed(labels, own if known else "mr8.tiers.default")
-
-    def total(rate: str) -> str:
-        return " + ".join(
-            f"{name} {money(debt['liability_usd'])} x {percent(debt[rate])}{mark(name)}"
-            for name, debt in owed.items()
-        )
-
-    fees = " + ".join(
-        f"{money(debt['liability_usd'])} x (1 + {percent(debt['mmr'])})" for debt in owed.values()
-    )
-    value = sum(debt["liability_usd"] * debt["mmr"] for debt in owed.values())
-    return [
-        ("MR8 borrowing", total("mmr"), money(value)),
-        ("borrow IMR", total("imr"), money(mr8["imr"])),
-        ("borrow fee", f"({fees}) x {percent(mr8['fee_rate'])}", money(mr8["fee"])),
-    ]
 
 
 def _status_reason(answer: Detail) -> str:
@@ -289,9 +270,10 @@ def _thetas(answer: Detail) -> Table:
     shown = table(
         "Break-even multipliers (times the charge until liquidation)", "charge", "multiplier"
     )
+    titles = _model(answer).titles
     for key, theta in answer["account"]["theta"].items():
         text = "unbounded" if math.isinf(theta) else f"{theta:,.6g}"
-        row(shown, f"{key.upper()} {TITLES[key]}", text)
+        row(shown, titles[key], text)
     return shown
 
 
@@ -299,7 +281,7 @@ def _change_row(shown: Table, key: str, left: Any, right: Any) -> None:
     change = ""
     if isinstance(left, float) and isinstance(right, float):
         delta = right - left
-        change = f"{100.0 * delta:+,.2f} %" if key == "margin_level" else f"{delta:+,.2f}"
+        change = f"{100.0 * delta:+,.2f} %" if key in _LEVELS else f"{delta:+,.2f}"
         if key.endswith(("delta", "in_use")) and not key.endswith("cash_delta"):
             change = f"{delta:+,.10g}"
         change = "" if delta == 0.0 else change
@@ -308,12 +290,8 @@ def _change_row(shown: Table, key: str, left: Any, right: Any) -> None:
 
 def _shown(key: str, value: Any) -> str:
     """A value the way its key asks for."""
-    if key == "margin_level":
-        return _level(value)
+    if key in _LEVELS:
+        return level_text(value)
     if key.endswith(("spot_in_use", " delta")):
         return number(value)
     return value if isinstance(value, str) else money(value)
-
-
-def _level(level: float | None) -> str:
-    return "none (nothing is required)" if level is None else f"{100.0 * level:,.2f} %"

@@ -14,6 +14,7 @@ import pandas as pd
 from backtest.dataset import Dataset, utc
 from backtest.model_records import Currencies
 from backtest.quality import Clean, clean_index, clean_marks
+from kernels.records import NULL_CURRENCY
 
 
 MICROS = 1_000_000
@@ -157,7 +158,7 @@ class MarketSource:
             self.max_staleness_us,
         )[:, :, 0]
         known[:, self.currencies.position["USD"]] = 1.0
-        known[:, len(self.currencies.names) - len(self.currencies.coins) - 1] = 1.0
+        known[:, NULL_CURRENCY] = 1.0
         return known
 
     def _mark_rows(self, first_us: int, last_us: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from backtest.errors import ConfigError
 from backtest.plan import Plan
 from backtest.replay import CACHE_BYTES
 from kernels.features import NUM_FEATURES
-from kernels.models.okx import NUM_CHARGE_FEATURES, NUM_COLUMNS
+from kernels.models import MODELS
 
 
 BASE_BYTES = 900_000_000
@@ -18,7 +18,7 @@ ACCOUNT_TIME_BYTES = 450
 """All numbers of an account at a time (28 of 8 bytes), as tiles and joined."""
 TRACE_BYTES = 200
 """The same as rows of a trace."""
-TABLE_BYTES = 8 * (NUM_FEATURES + NUM_CHARGE_FEATURES + NUM_COLUMNS)
+TABLE_BYTES = 8 * (NUM_FEATURES + max(m.num_columns + m.num_scenarios for m in MODELS.values()))
 """Priced table of an instrument at a time, one parameter set."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

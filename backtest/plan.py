@@ -18,8 +18,11 @@ from backtest.row_rules import (
     clean_index,
     clean_instruments,
     clean_marks,
+    clean_orders,
     clean_positions,
 )
+from backtest.schedule import load_rules
+from backtest.set_rules import unit_switches_us
 
 
 MAX_SEGMENTS = 64
@@ -103,6 +106,7 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
 
     Raises:
         DataError: no data, no snapshot at or before the start, too many bad rows.
+        ConfigError: a schedule has no rules for the start.
     """
     replay, quarantine = config.replay, _Quarantine()
     start = utc(replay.start) if replay.start else utc(dataset.meta.first_time)
@@ -114,6 +118,10 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
         raise DataError(f"{dataset.root}: no index times between {start} and {end}")
     known = _snapshots(dataset, int(times[0]), int(times[-1]), replay.mode)
     times = times[times >= known[0]]
+    schedules = [load_rules(chosen.file) for chosen in config.parameter_sets]
+    for schedule in schedules:
+        schedule.at(stamp(times[0]).to_pydatetime())
+    switches = unit_switches_us(schedules)
     instruments = _instruments(dataset, quarantine)
     currencies_known = dataset.currencies()
     _index_rows(dataset, times, quarantine)
@@ -129,7 +137,7 @@ def make_plan(config: RunConfig, dataset: Dataset) -> Plan:
     return Plan(
         dataset=dataset.root,
         times_us=times,
-        windows=_windows(times, known, config.engine.window_times),
+        windows=_windows(times, known, switches, config.engine.window_times),
         buckets=buckets,
         instruments=instruments,
         held=held,
@@ -159,11 +167,16 @@ def _snapshots(dataset: Dataset, first_us: int, last_us: int, mode: str) -> list
     return [before[-1], *(t for t in all_us if first_us < t <= last_us)]
 
 
-def _windows(times: np.ndarray, snapshots: list[int], length: int) -> list[Window]:
+def _windows(
+    times: np.ndarray, snapshots: list[int], switches: list[int], length: int
+) -> list[Window]:
+    """Windows of at most ``length`` times; none spans a snapshot or a switch of the units."""
     windows: list[Window] = []
-    stops = [*snapshots[1:], np.iinfo(np.int64).max]
-    for snapshot, until in zip(snapshots, stops, strict=True):
-        first, stop = np.searchsorted(times, [max(snapshot, times[0]), until])
+    cuts = sorted({*snapshots, *(t for t in switches if t > times[0])})
+    stops = [*cuts[1:], np.iinfo(np.int64).max]
+    for cut, until in zip(cuts, stops, strict=True):
+        snapshot = max(s for s in snapshots if s <= cut)
+        first, stop = np.searchsorted(times, [max(cut, times[0]), until])
         number = len(windows)
         windows.extend(
             Window(number + k, snapshot, at, min(at + length, int(stop)))
@@ -221,6 +234,9 @@ def _portfolios(
             good = quarantine.keep("balances", rows, clean_balances(rows, currencies))
             coins.update(good["currency"].astype(str).unique())
             accounts += len(rows["account_id"].unique())
+            rows = dataset.orders(stamp(snapshot), bucket, with_source=True)
+            good = quarantine.keep("orders", rows, clean_orders(rows, instruments))
+            ids.update(good["instrument_id"].astype(str).unique())
         held[snapshot] = sorted(ids)
         coins.update(coin_of.loc[sorted(ids)])
         holders = max(holders, accounts)

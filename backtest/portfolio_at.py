@@ -19,6 +19,8 @@ class Holdings:
         instrument: row of each leg on the axis that includes the null contract (so >= 1).
         contracts, entry: signed contracts and entry price (NaN = unknown) of each leg.
         cash, spot_limits: units of each currency.
+        orders: open orders as (row of the instrument axis, contracts, limit).
+        borrow_mode, spot_mode: what the account chose.
     """
 
     instrument: np.ndarray
@@ -26,6 +28,9 @@ class Holdings:
     entry: np.ndarray
     cash: dict[str, float]
     spot_limits: dict[str, float]
+    orders: list[tuple[int, float, float]] = field(default_factory=list)
+    borrow_mode: str = "auto"
+    spot_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,7 @@ def portfolio_at(holdings: Holdings, view: MarketView, time: int) -> dict[str, A
             "instrument_id": terms["instrument_id"],
             "contracts": float(contracts),
             "entry_price": number_or_none(entry),
-            "mark_price": number_or_none(window.mark[time, column]),
-            "mark_iv": number_or_none(window.iv[time, column]),
-            "forward": number_or_none(window.forward_usd[time, column]),
+            **_quote(window, time, column),
         }
         if terms["expiry"] is not None and utc(terms["expiry"]) <= now:
             position["settlement_index_usd"] = {
@@ -95,6 +98,13 @@ def portfolio_at(holdings: Holdings, view: MarketView, time: int) -> dict[str, A
                 terms["coin"]: number_or_none(window.settlement[time, column]),
             }
         positions.append(position)
+    orders = []
+    for column, contracts, price in holdings.orders:
+        terms = view.instrument(column)
+        if terms not in instruments:
+            instruments.append(terms)
+        row = {"instrument_id": terms["instrument_id"], "contracts": contracts, "price": price}
+        orders.append(row | _quote(window, time, column))
     usd = window.currency_usd[time]
     return {
         "time": now.isoformat(),
@@ -107,7 +117,15 @@ def portfolio_at(holdings: Holdings, view: MarketView, time: int) -> dict[str, A
         "positions": positions,
         "balances": cash,
         "spot_limits": dict(holdings.spot_limits),
-        "borrow_mode": "auto",
-        "spot_mode": None,
-        "orders": [],
+        "borrow_mode": holdings.borrow_mode,
+        "spot_mode": holdings.spot_mode,
+        "orders": orders,
+    }
+
+
+def _quote(window: MarketWindow, time: int, column: int) -> dict[str, float | None]:
+    return {
+        "mark_price": number_or_none(window.mark[time, column]),
+        "mark_iv": number_or_none(window.iv[time, column]),
+        "forward": number_or_none(window.forward_usd[time, column]),
     }

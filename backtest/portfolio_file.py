@@ -49,8 +49,8 @@ class FileInstrument(_Part):
             if getattr(self, key) is None:
                 raise ValueError(f"'{key}' is missing; an instrument of kind {self.kind} needs it")
         if self.kind == "option" and self.style == "linear":
-            raise ValueError("'style' is 'linear'; options are settled in the coin: 'inverse'")
-        if self.style == "inverse" and self.settle != self.coin:
+            raise ValueError("'style' is 'linear'; allowed for options: 'inverse'")
+        if self.style == "inverse" and self.kind != "option" and self.settle != self.coin:
             raise ValueError(f"'settle' is '{self.settle}'; inverse contracts settle in the coin")
         if self.style == "linear" and self.settle == self.coin:
             raise ValueError(
@@ -76,7 +76,7 @@ class FilePosition(_Part):
 
 
 class FileOrder(_Part):
-    """An order, or a trade to try; the marks where no position has them."""
+    """An open order, or a trade to try; the marks where no other row of the instrument has them."""
 
     instrument_id: str
     contracts: float
@@ -87,7 +87,13 @@ class FileOrder(_Part):
 
 
 class PortfolioFile(_Part):
-    """One account at one time; see the examples in `configs/portfolios`."""
+    """One account at one time; see the examples in `configs/portfolios`.
+
+    Fields:
+        orders: open orders; margined as such, filled in the answer `after` if nothing is traded.
+        trades: trades to try; filled at their price in the answer `after`, orders still resting.
+        others: as in the answer of the command; prices in the unit of the contract.
+    """
 
     time: datetime
     index_usd: dict[str, Positive | None]
@@ -98,6 +104,7 @@ class PortfolioFile(_Part):
     borrow_mode: Literal["auto", "non_auto"] = "auto"
     spot_mode: Literal["derivatives_only", "USDT", "USDC", "USD"] | None = None
     orders: list[FileOrder] = []
+    trades: list[FileOrder] = []
 
     _time_utc = field_validator("time")(_as_utc)
 
@@ -115,12 +122,15 @@ class PortfolioFile(_Part):
                 raise ValueError(_not_listed(key, row.instrument_id, known))
         for k, position in enumerate(self.positions):
             _check_position(f"positions[{k}]", position, known[position.instrument_id])
+        self._no_expired_trades(known)
         self._one_mark_each()
+        self._every_order_marked(known)
         return self
 
     def _rows(self) -> Iterator[tuple[str, FilePosition | FileOrder]]:
         yield from ((f"positions[{k}]", row) for k, row in enumerate(self.positions))
         yield from ((f"orders[{k}]", row) for k, row in enumerate(self.orders))
+        yield from ((f"trades[{k}]", row) for k, row in enumerate(self.trades))
 
     def _one_mark_each(self) -> None:
         """An instrument has one mark, volatility and forward, however many rows name it."""
@@ -137,37 +147,82 @@ class PortfolioFile(_Part):
                         f"instrument '{row.instrument_id}'"
                     )
 
+    def _no_expired_trades(self, known: dict[str, FileInstrument]) -> None:
+        for k, trade in enumerate(self.trades):
+            expiry = known[trade.instrument_id].expiry
+            if expiry is not None and expiry <= self.time:
+                raise ValueError(
+                    f"'trades[{k}].instrument_id' is '{trade.instrument_id}', which expired at "
+                    f"{expiry.isoformat()}; allowed: later than 'time', {self.time.isoformat()}"
+                )
+
+    def _every_order_marked(self, known: dict[str, FileInstrument]) -> None:
+        """An order or trade in a live contract has its marks, from itself or from another row."""
+        held = {row.instrument_id for row in self.positions}
+        given = {(r.instrument_id, q) for _, r in self._rows() for q in _QUOTED if _given(r, q)}
+        for key, row in self._rows():
+            terms = known[row.instrument_id]
+            is_void = terms.expiry is not None and terms.expiry <= self.time
+            if row.instrument_id in held or terms.kind == "spot" or is_void:
+                continue
+            for name in _QUOTED if terms.kind == "option" else _QUOTED[:1]:
+                if (row.instrument_id, name) not in given:
+                    raise ValueError(
+                        f"'{key}.{name}' is missing; there is no position in "
+                        f"'{row.instrument_id}' to take it from"
+                    )
+
     def as_dict(self) -> dict[str, Any]:
-        """The file as plain data, keys that orders do not need left out."""
+        """The file as plain data; orders and trades carry the marks of their instrument."""
         content = self.model_dump(mode="python")
         content["time"] = self.time.isoformat()
         for row in content["instruments"]:
             row["expiry"] = row["expiry"] and row["expiry"].isoformat()
-        content["orders"] = [row.model_dump(exclude_none=True) for row in self.orders]
+        quotes: dict[str, dict[str, float]] = {}
+        for _, row in self._rows():
+            given = row.model_dump(include=set(_QUOTED), exclude_none=True)
+            quotes.setdefault(row.instrument_id, {}).update(given)
+        for key, rows in (("orders", self.orders), ("trades", self.trades)):
+            content[key] = [
+                {**row.model_dump(exclude_none=True), **quotes[row.instrument_id]} for row in rows
+            ]
         return content
 
 
-def load_portfolio(path: str | Path) -> dict[str, Any]:
-    """Read a portfolio file.
+def parse_portfolio(content: Any, shown: str = "portfolio") -> dict[str, Any]:
+    """Check a portfolio in the shape of the file; `shown` stands for the file name in messages.
 
     Returns:
         Plain data in the shape of the file, times in UTC, every key present.
 
     Raises:
-        ConfigError: no such file, not JSON, an unknown or missing key, a bad value; all with the
-            name of the file and the full key.
+        ConfigError: an unknown or missing key, or a bad value; with the full key.
     """
-    path = Path(path)
-    content = _read_json(path)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is {type(content).__name__}; allowed: a JSON object")
+        raise ConfigError(f"{shown}: is {type(content).__name__}; allowed: a JSON object")
     try:
         return PortfolioFile.model_validate(content).as_dict()
     except ValidationError as error:
-        raise explain(error, PortfolioFile, str(path)) from None
+        raise explain(error, PortfolioFile, shown) from None
 
 
-def _read_json(path: Path) -> Any:
+def load_portfolio(path: str | Path) -> dict[str, Any]:
+    """Read a portfolio file, see `parse_portfolio`.
+
+    Raises:
+        ConfigError: no such file, not JSON, or a content that is refused; with the file's name.
+    """
+    return parse_portfolio(read_json(path), str(path))
+
+
+def read_json(path: str | Path, what: str = "portfolio file") -> Any:
+    """Content of a JSON file; no NaN, no key twice.
+
+    Raises:
+        ConfigError: no such file, not readable or not JSON.
+    """
+    path = Path(path)
+
     def no_constant(name: str) -> float:
         raise ValueError(f"{name} is no JSON number; a value that is not known is null")
 
@@ -183,11 +238,15 @@ def _read_json(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_doubles)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such portfolio file") from None
+        raise ConfigError(f"{path}: no such {what}") from None
     except OSError as error:
         raise ConfigError(f"{path}: not readable: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
+
+
+def _given(row: FilePosition | FileOrder, name: str) -> bool:
+    return getattr(row, name) is not None
 
 
 def _not_listed(key: str, name: str, known: dict[str, FileInstrument]) -> str:

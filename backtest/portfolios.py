@@ -1,17 +1,19 @@
 """Portfolios of one bucket at one snapshot, in index form; bad rows quarantine their account."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from backtest.batching import Snapshot, Terms
 from backtest.dataset import Dataset
+from backtest.leg_lists import SPOT_FAMILIES
 from backtest.market_window import last_known, micros, stamp
 from backtest.model_records import Currencies
 from backtest.plan import OTHER_SEGMENT, UNKNOWN_SEGMENT, Plan
-from backtest.row_rules import clean_balances, clean_marks, clean_positions
+from backtest.row_rules import clean_balances, clean_marks, clean_orders, clean_positions
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,21 @@ class Portfolios:
     Fields:
         snapshot: the portfolios; segment: segment code of each account.
         quarantined: ids kept out; quarantined_segment: their segment codes.
+        left_out: accounts that the run does not ask for.
     """
 
     snapshot: Snapshot
     segment: np.ndarray
     quarantined: list[str]
     quarantined_segment: np.ndarray
+    left_out: int = 0
+
+    def only(self, keep: np.ndarray) -> "Portfolios":
+        """Without the accounts that the mask does not keep; they are counted as left out."""
+        kept = self.snapshot.only(keep), self.segment[keep]
+        return replace(
+            self, snapshot=kept[0], segment=kept[1], left_out=int(np.count_nonzero(~keep))
+        )
 
 
 def read_portfolios(
@@ -58,10 +69,14 @@ def read_portfolios(
     )
     bad = {str(x) for x in positions.rejected["account_id"]}
     bad |= {str(x) for x in balances.rejected["account_id"]}
+    orders = clean_orders(dataset.orders(time, bucket, with_source=True), plan.instruments)
+    bad |= {str(x) for x in orders.rejected["account_id"]}
+    details = dataset.accounts(bucket)
     bad.discard("nan")
     legs, leg_ids = _without(positions.good, bad)
     cash, cash_ids = _without(balances.good, bad)
-    ids = np.unique(np.concatenate([leg_ids, cash_ids]))
+    resting, order_ids = _without(orders.good, bad)
+    ids = np.unique(np.concatenate([leg_ids, cash_ids, order_ids]))
     row_of = pd.Series(
         np.arange(1, len(instruments) + 1), index=instruments["instrument_id"].astype(str)
     )
@@ -80,10 +95,27 @@ def read_portfolios(
         cash_currency=np.asarray([currencies.position[str(c)] for c in cash["currency"]], int),
         cash=np.asarray(cash["cash"], dtype=float),
         spot_limit=np.asarray(cash["spot_limit"], dtype=float),
+        order_account=np.searchsorted(ids, order_ids),
+        order_instrument=np.asarray(
+            row_of.reindex(resting["instrument_id"].astype(str)), dtype=int
+        ),
+        order_contracts=np.asarray(resting["contracts"], dtype=float),
+        order_price=np.asarray(resting["price"], dtype=float),
+        spot_family=_chosen(details, "spot_mode", ids, SPOT_FAMILIES, -1),
+        auto_borrows=_chosen(details, "borrow_mode", ids, {"non_auto": False}, True),
     )
-    code_of = _segment_codes(dataset, plan, bucket)
+    code_of = _segment_codes(details, plan)
     out = sorted(bad)
     return Portfolios(snapshot, code_of(ids), out, code_of(np.asarray(out, dtype=str)))
+
+
+def _chosen(
+    details: pd.DataFrame, column: str, ids: np.ndarray, codes: dict[str, Any], empty: Any
+) -> np.ndarray:
+    """What accounts chose, by code; ``empty`` where they chose nothing or are not listed."""
+    names = details["account_id"].astype(str)
+    chosen = dict(zip(names, details[column].astype(str), strict=True))
+    return np.asarray([codes.get(chosen.get(str(i), ""), empty) for i in ids], type(empty))
 
 
 def _without(rows: pd.DataFrame, bad: set[str]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -113,9 +145,8 @@ def _marks_at(
     return known[0, :, 0]
 
 
-def _segment_codes(dataset: Dataset, plan: Plan, bucket: int) -> Callable[[np.ndarray], np.ndarray]:
+def _segment_codes(accounts: pd.DataFrame, plan: Plan) -> Callable[[np.ndarray], np.ndarray]:
     """Segment codes of account ids."""
-    accounts = dataset.accounts(bucket, ["account_id", "segment"])
     position = {name: k for k, name in enumerate(plan.segments)}
     other = position.get(OTHER_SEGMENT, position[UNKNOWN_SEGMENT])
     code: dict[str, int] = {}

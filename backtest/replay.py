@@ -11,27 +11,26 @@ import numpy as np
 import pandas as pd
 
 from backtest.account_state import count_quarantined, flat, put, reindexed, reindexed_extra, take
-from backtest.batching import Batch, Snapshot, Terms, batches
+from backtest.batching import Batch, Snapshot, Terms, batches, equity_usd
 from backtest.cells import Cell, CellStore, safe_name, write_table
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.engine import (
     STATUS_COUNTS,
-    SUM_COLUMNS,
     Engine,
     TileResult,
     WindowTables,
+    sum_columns,
 )
 from backtest.market_window import MICROS, MarketSource
-from backtest.model_records import Currencies, contract_records, okx_parameters
-from backtest.params import load_parameter_set
+from backtest.model_records import Currencies, contract_records
 from backtest.plan import Plan, Window
 from backtest.portfolios import Portfolios, read_portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
+from backtest.set_rules import SetRules
 from backtest.what_if import terms_of
 from kernels.episodes import AccountState
 from kernels.features import CASH, GROSS
-from kernels.models.okx import OkxParameters
 from kernels.records import OPTION, Contract
 
 
@@ -60,11 +59,11 @@ class ReplayContext:
             tile_accounts=config.engine.tile_accounts,
             num_segments=len(plan.segments),
         )
-        self.set_names = [s.name for s in config.parameter_sets]
-        self.sets: list[OkxParameters] = [
-            okx_parameters(load_parameter_set(s.file).numbers(), self.currencies)
+        self.rules = [
+            SetRules(s.name, s.file, self.currencies, self.dataset, plan.times_us)
             for s in config.parameter_sets
         ]
+        self.set_names = [rules.name for rules in self.rules]
         staleness = pd.Timedelta(config.replay.max_staleness)
         self.max_staleness_us = int(staleness.total_seconds() * MICROS)
         self._lock = threading.RLock()
@@ -102,7 +101,8 @@ class ReplayContext:
             times = self.plan.times_us[np.where(ids < 0, window.stop - 1, ids)]
             market = axis.source.window(times[ids >= 0])
             padded = _pad_times(market, len(ids))
-            priced = self.engine.price(padded, axis.contracts, self.sets)
+            records = [rules.records(times) for rules in self.rules]
+            priced = self.engine.price(padded, axis.contracts, records)
             self._priced[window.number] = priced
             while len(self._priced) > 1 and self._cached_bytes() > CACHE_BYTES:
                 self._priced.popitem(last=False)
@@ -135,15 +135,17 @@ class BucketReplay:
         self.context, self.bucket = context, bucket
         self.plan, self.config = context.plan, context.config
         self.cells = CellStore(context.out)
-        self._portfolios: tuple[int, Portfolios, list[Batch]] | None = None
+        self._portfolios: tuple[int, Portfolios] | None = None
+        self._batches: dict[bool, list[Batch]] = {}
 
     def run(self, on_cell: Any = None) -> dict[str, Any]:
         """Compute the missing cells and write this bucket's account files."""
-        num_sets = len(self.context.sets)
+        num_sets = len(self.context.rules)
         last: list[Cell | None] = [None] * num_sets
         computed = reused = 0
         rows = dict.fromkeys(("in", "scored", "unpriced", "quarantined"), 0)
         unpriced: Counter[str] = Counter()
+        left_out = 0
         for window in self.plan.windows:
             for s in range(num_sets):
                 if self.cells.has(s, self.bucket, window.number):
@@ -154,6 +156,7 @@ class BucketReplay:
                     computed += 1
                 last[s] = cell
                 if s == 0:
+                    left_out = max(left_out, int(cell.extra["left_out"]))
                     names, times = cell.extra["unpriced_ids"], cell.extra["unpriced_times"]
                     unpriced.update(dict(zip(names.tolist(), times.tolist(), strict=True)))
                 for name in rows:
@@ -169,13 +172,14 @@ class BucketReplay:
             "reused": reused,
             "rows": rows,
             "unpriced_instruments": dict(unpriced),
+            "left_out": left_out,
         }
 
     def _size(self, last: list[Cell | None], window: Window) -> int:
         times = window.stop - window.first
         return sum(len(c.accounts) for c in last if c is not None) * times
 
-    def _load(self, snapshot_us: int) -> tuple[Portfolios, list[Batch]]:
+    def _load(self, snapshot_us: int) -> Portfolios:
         if self._portfolios is None or self._portfolios[0] != snapshot_us:
             axis, context = self.context.axis(snapshot_us), self.context
             portfolios = read_portfolios(
@@ -188,15 +192,41 @@ class BucketReplay:
                 context.currencies,
                 context.max_staleness_us,
             )
-            built = batches(portfolios.snapshot, axis.terms, context.currencies)
-            self._portfolios = snapshot_us, portfolios, built
-        return self._portfolios[1:]
+            self._portfolios = snapshot_us, self._eligible(portfolios, snapshot_us)
+            self._batches = {}
+        return self._portfolios[1]
+
+    def _eligible(self, portfolios: Portfolios, snapshot_us: int) -> Portfolios:
+        """Without accounts below ``replay.min_equity_usd`` when their snapshot begins."""
+        least, context = self.config.replay.min_equity_usd, self.context
+        if least is None:
+            return portfolios
+        window = next(w for w in self.plan.windows if w.snapshot_us == snapshot_us)
+        tables = context.priced(window)[0].tables
+        equity = equity_usd(
+            portfolios.snapshot,
+            context.axis(snapshot_us).terms,
+            context.currencies,
+            np.asarray(tables.features[0]),
+            np.asarray(tables.currency_usd[0]),
+        )
+        return portfolios.only(~(equity < least))
+
+    def _grouped(self, window: Window, *, split: bool) -> list[Batch]:
+        """Batches of the window's portfolios with merged or split risk units."""
+        snapshot = self._load(window.snapshot_us).snapshot
+        if split not in self._batches:
+            terms = self.context.axis(window.snapshot_us).terms
+            self._batches[split] = batches(snapshot, terms, self.context.currencies, split=split)
+        return self._batches[split]
 
     def _compute(self, s: int, window: Window, before: Cell | None) -> Cell:
-        portfolios, parts = self._load(window.snapshot_us)
+        rules = self.context.rules[s]
+        portfolios = self._load(window.snapshot_us)
+        is_split = rules.is_split(int(self.plan.times_us[window.first]))
         ids = portfolios.snapshot.account_ids
         known = ids if before is None else np.union1d(before.accounts, ids)
-        state = reindexed(before, known)
+        state = reindexed(before, known, rules.model)
         extra = reindexed_extra(before, known)
         mine = np.searchsorted(known, ids)
         segments = _of(extra, "segment", known)
@@ -205,10 +235,11 @@ class BucketReplay:
         real = time_ids >= 0
         priced = self.context.priced(window)[s]
         num_segments = len(self.plan.segments)
-        sums = np.zeros((int(real.sum()), num_segments, len(SUM_COLUMNS)), np.int64)
+        num_columns = len(sum_columns(rules.model))
+        sums = np.zeros((int(real.sum()), num_segments, num_columns), np.int64)
         events, traces = [], []
         first_seen = np.isnan(extra["start_equity_usd"])
-        for batch in parts:
+        for batch in self._grouped(window, split=is_split):
             at = mine[batch.accounts]
             result = self.context.engine.replay(
                 batch, take(state, at), priced, portfolios.segment[batch.accounts], time_ids
@@ -243,6 +274,7 @@ class BucketReplay:
             portfolios.quarantined_segment, minlength=len(self.plan.segments)
         )
         count_quarantined(extra, portfolios.quarantined, times)
+        extra["left_out"] = np.asarray(portfolios.left_out)
         self._count_unpriced(extra, portfolios.snapshot, window, unpriced)
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}-w{window.number:05d}"
         files = []
@@ -273,19 +305,22 @@ class BucketReplay:
     def _count_unpriced(
         self, extra: dict[str, np.ndarray], held: Snapshot, window: Window, unpriced: int
     ) -> None:
-        """Which held instruments had no usable price in the window, in account-times."""
+        """Which held or ordered instruments had no usable price in the window, account-times."""
         names, times = np.asarray([], dtype=str), np.asarray([], dtype=np.int64)
         if unpriced:
             axis = self.context.axis(window.snapshot_us)
-            features = np.asarray(self.context.priced(window)[0].tables.features)
-            missing = np.isnan(features[: window.stop - window.first]).any(axis=2)
-            pairs = np.unique(np.stack([held.leg_account, held.leg_instrument]), axis=1)
-            num_instruments = len(axis.instruments) + 1
-            holders = np.bincount(pairs[1].astype(int), minlength=num_instruments)
-            account_times = missing.sum(axis=0) * holders
-            which = np.flatnonzero(account_times)
+            tables = self.context.priced(window)[0].tables
+            count = len(axis.instruments) + 1
+            legs = np.unique(held.leg_account * count + held.leg_instrument)
+            orders = np.setdiff1d(held.order_account * count + held.order_instrument, legs)
+            times = np.zeros(count, np.int64)
+            for keys, table in ((legs, tables.features), (orders, tables.order_terms)):
+                rows = np.asarray(table[: window.stop - window.first, :count])
+                holders = np.bincount(keys % count, minlength=count)
+                times += np.isnan(rows).any(axis=2).sum(axis=0) * holders
+            which = np.flatnonzero(times)
             names = axis.instruments["instrument_id"].astype(str).to_numpy()[which - 1].astype(str)
-            times = account_times[which]
+            times = times[which]
         extra["unpriced_ids"], extra["unpriced_times"] = names, times
 
     def _quarantined_traces(self, s: int, accounts: list[str], window: Window) -> list[Any]:
@@ -309,10 +344,11 @@ class BucketReplay:
         if not len(new):
             return
         legs = (
-            (book.leg_instrument, book.leg_contracts),
-            (book.option_instrument, book.option_contracts),
+            (book.leg_instrument[0], book.leg_contracts[0]),
+            (book.option_instrument[0], book.option_contracts[0]),
         )
         delta = np.nansum(np.asarray(book.coin_base) * usd[book.unit_coin], axis=0)
+        # Of the positions, the first portfolio.
         option = np.zeros(len(at))
         kind = self.context.axis(self._portfolios_snapshot()).terms.kind
         for instrument, contracts in legs:
@@ -336,7 +372,9 @@ class BucketReplay:
 
     def _write_accounts(self, s: int, cell: Cell) -> None:
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}.parquet"
-        table = account_table(self.context.set_names[s], self.plan, cell)
+        table = account_table(
+            self.context.set_names[s], self.plan, cell, self.context.rules[s].model
+        )
         write_table(self.context.out / "accounts" / name, table)
 
 

@@ -3,82 +3,96 @@
 ``summary``, ``accounts``, ``events`` and ``traces`` have their Arrow schemas here, once.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from backtest.account_state import START_FIELDS
 from backtest.batching import Batch, widened
 from backtest.cells import Cell
-from backtest.engine import CHARGES, TileResult, WindowTables, binding
+from backtest.engine import VOL_STATES, TileResult, WindowTables, binding
 from backtest.market_window import stamp
 from backtest.plan import Plan, Window
 from backtest.schema import NAME, NUMBER, TIME
 from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
-from kernels.models.okx import VOL_STATES
-from kernels.records import NUM_CHARGES
+from kernels.model import MarginModel
 from kernels.status import QUARANTINED, STATUS_NAMES
 
 
 if TYPE_CHECKING:
     from backtest.replay import BucketReplay
 
-LEVEL_COLUMNS = (*CHARGES, "derivatives_mmr", "total_mmr", "total_imr", "adjusted_equity")
-TRACE_SCHEMA = pa.schema(
-    [
-        ("parameter_set", NAME),
-        ("account_id", NAME),
-        ("time", TIME),
-        *((c, NUMBER) for c in LEVEL_COLUMNS),
-        ("margin_level", NUMBER),
-        ("status", NAME),
-    ]
-)
-EVENT_SCHEMA = pa.schema(
-    [
-        ("parameter_set", NAME),
-        ("account_id", NAME),
-        ("segment", NAME),
-        ("time", TIME),
-        ("event", NAME),
-        ("episode", pa.int32()),
-        ("margin_level", NUMBER),
-        ("equity_usd", NUMBER),
-        ("gross_notional_usd", NUMBER),
-        *((c, NUMBER) for c in LEVEL_COLUMNS),
-        ("binding_unit", NAME),
-        ("binding_charge", NAME),
-        ("binding_price_move", NUMBER),
-        ("binding_vol", NAME),
-        ("stage", NAME),
-    ]
-)
-ACCOUNT_SCHEMA = pa.schema(
-    [
-        ("parameter_set", NAME),
-        ("account_id", NAME),
-        ("segment", NAME),
-        ("scored", pa.int32()),
-        ("unpriced", pa.int32()),
-        ("quarantined", pa.int32()),
-        ("episodes", pa.int32()),
-        ("first_liquidation_time", TIME),
-        ("liquidation_times", pa.int32()),
-        ("worst_time", TIME),
-        ("worst_margin_level", NUMBER),
-        ("worst_adjusted_equity", NUMBER),
-        ("worst_equity_usd", NUMBER),
-        ("worst_total_mmr", NUMBER),
-        *((f"worst_{c}", NUMBER) for c in CHARGES),
-        *((f"theta_{c}", NUMBER) for c in CHARGES),
-        ("bad_debt_usd", NUMBER),
-        ("start_equity_usd", NUMBER),
-        ("start_gross_notional_usd", NUMBER),
-        ("start_option_notional_usd", NUMBER),
-        ("start_net_delta_usd", NUMBER),
-    ]
-)
+TOTALS = ("derivatives_mmr", "total_mmr", "total_imr", "adjusted_equity")
+
+
+def level_columns(model: MarginModel) -> tuple[str, ...]:
+    """The numbers of an account at one time: charges of the model, then totals."""
+    return (*model.charges, *TOTALS)
+
+
+@cache
+def _trace_schema(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("parameter_set", NAME),
+            ("account_id", NAME),
+            ("time", TIME),
+            *((c, NUMBER) for c in columns),
+            ("margin_level", NUMBER),
+            ("status", NAME),
+        ]
+    )
+
+
+@cache
+def _event_schema(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("parameter_set", NAME),
+            ("account_id", NAME),
+            ("segment", NAME),
+            ("time", TIME),
+            ("event", NAME),
+            ("episode", pa.int32()),
+            ("margin_level", NUMBER),
+            ("equity_usd", NUMBER),
+            ("gross_notional_usd", NUMBER),
+            *((c, NUMBER) for c in columns),
+            ("binding_unit", NAME),
+            ("binding_charge", NAME),
+            ("binding_price_move", NUMBER),
+            ("binding_vol", NAME),
+            ("stage", NAME),
+        ]
+    )
+
+
+@cache
+def _account_schema(charges: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("parameter_set", NAME),
+            ("account_id", NAME),
+            ("segment", NAME),
+            *((c, pa.int32()) for c in ("scored", "unpriced", "quarantined", "episodes")),
+            ("first_liquidation_time", TIME),
+            ("liquidation_times", pa.int32()),
+            ("worst_time", TIME),
+            ("worst_margin_level", NUMBER),
+            ("worst_adjusted_equity", NUMBER),
+            ("worst_equity_usd", NUMBER),
+            ("worst_total_mmr", NUMBER),
+            *((f"worst_{c}", NUMBER) for c in charges),
+            *((f"theta_{c}", NUMBER) for c in charges),
+            ("bad_debt_usd", NUMBER),
+            *((c, NUMBER) for c in START_FIELDS),
+        ]
+    )
+
+
 BINDING_PAD = 64
 
 
@@ -104,9 +118,9 @@ def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _levels(margin: Any, at: Any) -> dict[str, np.ndarray]:
-    columns = {c: np.asarray(getattr(margin.charges, c))[at] for c in CHARGES}
-    for name in LEVEL_COLUMNS[NUM_CHARGES:]:
+def _levels(margin: Any, model: MarginModel, at: Any) -> dict[str, np.ndarray]:
+    columns = {c: np.asarray(margin.charges[c])[at] for c in model.charges}
+    for name in TOTALS:
         columns[name] = np.asarray(getattr(margin, name))[at]
     level = np.asarray(margin.margin_level)[at]
     return columns | {"margin_level": np.where(np.isfinite(level), level, np.nan)}
@@ -120,15 +134,17 @@ def trace_table(
     chosen = np.arange(len(names)) if wanted == "all" else np.flatnonzero(np.isin(names, wanted))
     if not len(chosen):
         return None
+    model = replay.context.rules[s].model
+    names_of_levels = level_columns(model)
     grid = replay.plan.times_us[window.first : window.stop]
     count = len(grid) * len(chosen)
     columns: dict[str, Any]
     if result is None:
-        columns = {c: np.full(count, np.nan) for c in (*LEVEL_COLUMNS, "margin_level")}
+        columns = {c: np.full(count, np.nan) for c in (*names_of_levels, "margin_level")}
         status = np.full(count, QUARANTINED)
     else:
         at = np.ix_(np.arange(len(grid)), chosen)
-        columns = {k: v.reshape(-1) for k, v in _levels(result.margin, at).items()}
+        columns = {k: v.reshape(-1) for k, v in _levels(result.margin, model, at).items()}
         status = (result.codes[at] & STATUS_MASK).reshape(-1)
         unpriced = STATUS_NAMES.index("unpriced")
         for name in columns:
@@ -137,7 +153,7 @@ def trace_table(
     columns["account_id"] = pa.array(np.tile(names[chosen], len(grid)).tolist())
     columns["time"] = _times(np.repeat(grid, len(chosen)))
     columns["status"] = pa.array(np.asarray(STATUS_NAMES)[status].tolist())
-    return _table(columns, TRACE_SCHEMA)
+    return _table(columns, _trace_schema(names_of_levels))
 
 
 def event_table(
@@ -153,13 +169,14 @@ def event_table(
 ) -> pa.Table | None:
     """One row for each event of a batch in a window, with what was binding."""
     parts = []
+    model = replay.context.rules[s].model
     started = (result.codes & STARTED) > 0
     episode = state.episodes[at] + np.cumsum(started, axis=0)
     for event, bit in EVENT_BITS.items():
         when, who = np.nonzero(result.codes & bit)
         if not len(when):
             continue
-        columns: dict[str, Any] = _levels(result.margin, (when, who))
+        columns: dict[str, Any] = _levels(result.margin, model, (when, who))
         columns["equity_usd"] = np.asarray(result.margin.equity_usd)[when, who]
         columns["gross_notional_usd"] = np.asarray(result.margin.gross_notional_usd)[when, who]
         columns["episode"] = episode[when, who]
@@ -171,14 +188,14 @@ def event_table(
         columns["event"] = pa.array([event] * len(when))
         columns["stage"] = pa.nulls(len(when), pa.string())
         columns |= _binding(replay, batch, when, who, priced)
-        parts.append(_table(columns, EVENT_SCHEMA))
+        parts.append(_table(columns, _event_schema(level_columns(model))))
     return pa.concat_tables(parts) if parts else None
 
 
 def _binding(
     replay: "BucketReplay", batch: Batch, when: np.ndarray, who: np.ndarray, priced: WindowTables
 ) -> dict[str, Any]:
-    """Unit of the largest MMR, its largest charge, and the MR1 scenario that binds it."""
+    """Unit of the largest MMR, its largest charge, and the grid scenario that binds it."""
     coin = np.empty(len(when), int)
     charge, cell = np.empty(len(when), int), np.empty(len(when), int)
     for time in np.unique(when):
@@ -188,21 +205,22 @@ def _binding(
             accounts = np.resize(who[some], BINDING_PAD)
             book = widened(batch, accounts)
             out = binding(book, priced.tables, priced.params, np.asarray(time))
-            unit, mr1_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
+            unit, grid_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
             coin[some] = book.unit_coin[unit, np.arange(len(some))]
-            cell[some] = mr1_cell
+            cell[some] = grid_cell
             charge[some] = np.argmax(charges, axis=0)
-    moves = np.asarray(priced.params.price_moves)
+    moves = np.asarray(priced.model.grid_moves(priced.params))
     names = replay.context.currencies.names
+    charges = list(priced.model.charges)
     return {
         "binding_unit": pa.array([names[c] for c in coin]),
-        "binding_charge": pa.array([CHARGES[k] for k in charge]),
-        "binding_price_move": moves[coin, cell // 3],
+        "binding_charge": pa.array([charges[k] for k in charge]),
+        "binding_price_move": moves[when, coin, cell // 3],
         "binding_vol": pa.array([VOL_STATES[k % 3] for k in cell]),
     }
 
 
-def account_table(name: str, plan: Plan, cell: Cell) -> pa.Table:
+def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.Table:
     """One row for each account of a bucket, from the last cell of a set."""
     state, extra = cell.state, cell.extra
     ids = np.concatenate([cell.accounts, extra["quarantined_ids"]])
@@ -239,12 +257,12 @@ def account_table(name: str, plan: Plan, cell: Cell) -> pa.Table:
         columns[column] = take(state[column], 0)
     for column in ("worst_adjusted_equity", "worst_equity_usd", "worst_total_mmr"):
         columns[column] = take(state[column], np.nan)
-    for charge in CHARGES:
+    for charge in model.charges:
         columns[f"worst_{charge}"] = take(state[f"worst_charges_{charge}"], np.nan)
         columns[f"theta_{charge}"] = take(state[f"theta_{charge}"], np.nan)
-    for column in ACCOUNT_SCHEMA.names[-4:]:
+    for column in START_FIELDS:
         columns[column] = take(extra[column], np.nan)
-    return _table(columns, ACCOUNT_SCHEMA)
+    return _table(columns, _account_schema(tuple(model.charges)))
 
 
 def summary_table(

@@ -5,6 +5,7 @@ quarantined for the first reason that holds, in the order of ``REASONS``; all ro
 key are quarantined. Null and NaN are the same ("missing value"); infinities are "not finite".
 """
 
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -305,12 +306,30 @@ def _unknown(names: pd.Series, known: Collection[str]) -> np.ndarray:
 
 def _kinds(names: pd.Series, instruments: pd.DataFrame) -> np.ndarray:
     """Place in ``KINDS`` of each row's instrument, -1 where there is no such instrument."""
-    ids, kinds = instruments["instrument_id"].astype("str"), instruments["kind"].astype("str")
-    number = {kind: place for place, kind in enumerate(KINDS)}
-    kind_of = {name: number.get(kind, _NO_KIND) for name, kind in zip(ids, kinds, strict=True)}
+    known, places = _places(instruments)
     codes, uniques = _factorize(names)
-    of_name = np.array([*(kind_of.get(name, _NO_KIND) for name in uniques), _NO_KIND], np.int8)
-    return of_name[codes]
+    at = known.get_indexer(pd.Index(np.asarray(uniques, object)))
+    of_name = np.where(at >= 0, places[at], _NO_KIND)
+    return np.append(of_name, _NO_KIND).astype(np.int8)[codes]
+
+
+_latest: list[tuple[Any, tuple[pd.Index, np.ndarray]]] = []
+"""Instruments looked up last (weakly held) and their index: a replay asks for the same each day."""
+
+
+def _places(instruments: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
+    """Index of instrument ids and the place in ``KINDS`` of each; the last of equal ids."""
+    for table, found in _latest:
+        if table() is instruments:
+            return found
+    known = pd.Index(instruments["instrument_id"].to_numpy(object))
+    place_of = {kind: place for place, kind in enumerate(KINDS)}
+    kinds = instruments["kind"].to_numpy(object)
+    places = np.asarray([place_of.get(kind, _NO_KIND) for kind in kinds], np.int8)
+    once = ~known.duplicated(keep="last")
+    found = known[once], np.append(places[once], np.int8(_NO_KIND))
+    _latest[:] = [(weakref.ref(instruments), found)]
+    return found
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -17,20 +17,23 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 import backtest
 from backtest import cluster
 from backtest.cells import CellStore, safe_name, write_table
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
-from backtest.engine import SUM_COLUMNS, use_compilation_cache
+from backtest.engine import sum_columns, use_compilation_cache
 from backtest.ensure import ensure_dataset
 from backtest.errors import ConfigError
 from backtest.market_window import stamp
-from backtest.params import load_parameter_set
 from backtest.plan import Plan, make_plan
 from backtest.result_rows import summary_table
+from backtest.schedule import BEGINNING, Schedule, load_rules
+from backtest.set_rules import SetRules
 from backtest.tables import write_json
+from kernels.models import MODELS_BY_NAME
 
 
 MAX_INDEX_ROWS = 200_000
@@ -94,6 +97,7 @@ def run(
     clock.lap("replay")
     _write_summary(config, plan, out)
     _write_index(dataset, plan, out)
+    _write_paths(config, plan, dataset, out)
     clock.lap("summary")
     manifest = _manifest(config, plan, dataset, identity, reports, clock)
     write_json(out / "manifest.json", manifest)
@@ -123,16 +127,29 @@ def source_hash() -> str:
 
 
 def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    sets = [load_parameter_set(s.file) for s in config.parameter_sets]
+    sets = [load_rules(s.file) for s in config.parameter_sets]
     content = {
         "config": config.hash(),
         "parameter_sets": [s.hash for s in sets],
+        "rule_files": [h for s in sets for h in _rule_file_hashes(s)],
         "dataset": dataset.fingerprint(),
         "code": source_hash(),
         "jax": jax.__version__,
     }
     text = json.dumps(content, sort_keys=True)
     return content | {"run_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _rule_file_hashes(schedule: Schedule) -> list[str]:
+    """Content hashes of the files that parameters follow."""
+    found: list[str] = []
+    for _, chosen in schedule.steps:
+        for rule in chosen.rules().values():
+            if rule.file is not None and chosen.file is not None:
+                file = chosen.file.parent / rule.file
+                content = file.read_bytes() if file.is_file() else b""
+                found.append(hashlib.sha256(content).hexdigest())
+    return found
 
 
 def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
@@ -160,7 +177,8 @@ def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
     store = CellStore(out)
     num_times, num_segments = len(plan.times_us), len(plan.segments)
     for s, chosen in enumerate(config.parameter_sets):
-        sums = np.zeros((num_times, num_segments, len(SUM_COLUMNS)), np.int64)
+        columns = sum_columns(MODELS_BY_NAME[load_rules(chosen.file).model])
+        sums = np.zeros((num_times, num_segments, len(columns)), np.int64)
         quarantined = np.zeros((num_times, num_segments), np.int64)
         for bucket in plan.buckets:
             for window in plan.windows:
@@ -168,14 +186,12 @@ def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
                 part = slice(window.first, window.stop)
                 sums[part] += cell.sums
                 quarantined[part] += cell.extra["quarantined_by_segment"][None, :]
-        table = summary_table(chosen.name, plan, sums, quarantined, SUM_COLUMNS)
+        table = summary_table(chosen.name, plan, sums, quarantined, columns)
         write_table(out / "summary" / f"{safe_name(chosen.name)}.parquet", table)
 
 
 def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
     """Index prices for the report's pictures, thinned where the replay is long."""
-    import pyarrow as pa
-
     rows = dataset.index(stamp(plan.times_us[0]), stamp(plan.times_us[-1]))
     known = rows["currency"].astype(str).isin(list(plan.currencies_known))
     rows = rows.take(np.flatnonzero(known)).sort_values(by=["currency", "time"], ignore_index=True)
@@ -188,19 +204,55 @@ def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
     write_table(out / "report_data" / "index.parquet", table)
 
 
-def _described(chosen: SetSection) -> dict[str, Any]:
-    """A parameter set as the manifest names it, with the provenance of its numbers counted."""
-    loaded = load_parameter_set(chosen.file)
+def _write_paths(config: RunConfig, plan: Plan, dataset: Dataset, out: Path) -> None:
+    """How parameters that follow the market moved; no file where none does."""
+    tables = []
+    for chosen in config.parameter_sets:
+        rules = SetRules(chosen.name, chosen.file, plan.currencies, dataset, plan.times_us)
+        rows = pd.DataFrame(rules.path_rows())
+        if len(rows):
+            rows["time"] = pd.DatetimeIndex([stamp(int(t)) for t in rows["time"]])
+            tables.append(rows.assign(parameter_set=chosen.name))
+    if tables:
+        columns = ["parameter_set", "time", "key", "value", "driver"]
+        frame = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        write_table(out / "report_data" / "parameter_paths.parquet", table)
+
+
+def _described(chosen: SetSection, plan: Plan) -> dict[str, Any]:
+    """A parameter set as the manifest names it, with the provenance of its numbers counted.
+
+    Of a schedule: the last step within the run, and every step that the run meets.
+    """
+    schedule = load_rules(chosen.file)
+    first, last = (stamp(plan.times_us[k]).to_pydatetime() for k in (0, -1))
+    steps = [(start, s) for start, s in schedule.steps if start <= last]
+    loaded = schedule.at(last)
     labels = [leaf.label for leaf in loaded.leaves()]
+    met = [(start, s) for start, s in steps if start > first or s is schedule.at(first)]
+    model = MODELS_BY_NAME[schedule.model]
     return {
         "name": chosen.name,
         "file": chosen.file.name,
         "set": loaded.name,
-        "hash": loaded.hash,
+        "hash": loaded.hash if len(schedule.steps) == 1 else schedule.hash,
         "model": loaded.model,
         "era": loaded.era,
         "effective": str(loaded.effective),
         "label_counts": {k: labels.count(k) for k in sorted(set(labels))},
+        "charges": [{"name": name, "label": label} for name, label in model.charges.items()],
+        "how": model.how,
+        "levels": {k: loaded.numbers()["levels"][k] for k in ("warning", "safe")},
+        "schedule": [
+            {
+                "from": None if start == BEGINNING else start.isoformat(),
+                "set": s.name,
+                "era": s.era,
+                "hash": s.hash,
+            }
+            for start, s in met
+        ],
     }
 
 
@@ -228,7 +280,7 @@ def _manifest(
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.resolved(),
         "config_hash": identity["config"],
-        "parameter_sets": [_described(chosen) for chosen in config.parameter_sets],
+        "parameter_sets": [_described(chosen, plan) for chosen in config.parameter_sets],
         "dataset": {
             "path": str(plan.dataset),
             "name": dataset.meta.name,
@@ -252,7 +304,8 @@ def _manifest(
             "buckets": len(plan.buckets),
             "windows": len(plan.windows),
         },
-        "accounts": plan.num_accounts,
+        "accounts": plan.num_accounts - sum(r["left_out"] for r in reports),
+        "accounts_left_out": sum(r["left_out"] for r in reports),
         "rows": {name: sum(r["rows"][name] for r in reports) for name in names},
         "input_rows": plan.input_rows,
         "quarantined": plan.quarantined,

@@ -1,21 +1,24 @@
 """What-if calculator: one portfolio file, every charge, from the kernels that replay history."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from backtest.batching import Snapshot, Terms, batches
-from backtest.engine import CHARGES, Engine, stages_over_times
+from backtest.batching import Snapshot, batches
+from backtest.engine import VOL_STATES, Engine, over_times, stages_over_times, unit_grids
 from backtest.errors import ConfigError
+from backtest.leg_lists import SPOT_FAMILIES, USD_FAMILY, Terms
 from backtest.market_window import MICROS, MarketWindow, micros, stamp
-from backtest.model_records import Currencies, contract_records, okx_parameters
+from backtest.model_records import Currencies, contract_records
+from backtest.parameter_records import has_split_units, parameter_record
 from kernels.features import CASH, DELTA
-from kernels.models import okx
-from kernels.records import NUM_QUOTES, OPTION, Contract
+from kernels.model import MarginModel
+from kernels.models import model_of
+from kernels.records import NULL_CURRENCY, NUM_QUOTES, QUOTES, Book, Contract
 from kernels.status import STATUS_NAMES
 
 
@@ -32,11 +35,15 @@ INSTRUMENT_KEYS = (
 )
 
 
+PORTFOLIOS = ("positions", "positions+buys", "positions+sells")
+"""What a unit with open orders may be charged for."""
+
+
 def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
-    """All charges of one portfolio (``pmstress margin`` file), USD; orders are left out.
+    """All charges of one portfolio (``pmstress margin`` file) under any margin model, USD.
 
     Args:
-        portfolio: the portfolio file as a dictionary.
+        portfolio: the portfolio file as a dictionary; its open orders count as such.
         numbers: ``ParameterSet.numbers()``.
 
     Returns:
@@ -46,31 +53,53 @@ def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]
         ConfigError: a key is missing or a position is in an instrument that is not listed.
     """
     instruments = _instruments(portfolio)
-    positions = portfolio.get("positions", [])
     coins = [*instruments["coin"], *instruments["settle"], *portfolio.get("balances", {})]
     currencies = Currencies([str(c) for c in coins])
     contracts = contract_records(instruments, currencies)
-    params = okx_parameters(numbers, currencies)
-    window = _window(portfolio, instruments, positions, currencies)
-    snapshot = _snapshot(portfolio, instruments, positions, currencies)
-    terms = terms_of(contracts)
-    (batch,) = batches(snapshot, terms, currencies)
-    engine = Engine()
-    (priced,) = engine.price(window, contracts, [params])
-    table = jax.tree.map(lambda x: x[0], priced.tables)
-    outcome = stages_over_times(batch.book, priced.tables, params)
-    exposures, units, result = jax.tree.map(lambda x: x[0], outcome)
-    cells = _cells(exposures, batch.book, units, table, params)
-    unit_answers = {}
-    for u in range(batch.shape.units):
-        coin = int(batch.book.unit_coin[u, 0])
-        if coin == NUM_QUOTES:
-            continue
-        unit_answers[currencies.names[coin]] = _unit_answer(
-            u, coin, units, exposures, cells, table, params, _upl(snapshot, terms, window, coin)
-        )
-        unit_answers[currencies.names[coin]]["delta"] += _delta(snapshot, terms, table, coin)
-    return {"units": unit_answers, "account": _account_answer(result)}
+    window = _window(portfolio, instruments, currencies, _clock_us(portfolio, numbers))
+    snapshot = _snapshot(portfolio, instruments, currencies)
+    is_split = has_split_units(numbers)
+    (batch,) = batches(snapshot, terms_of(contracts), currencies, split=is_split)
+    params = over_times(parameter_record(numbers, currencies), 1)
+    (priced,) = Engine().price(window, contracts, [params])
+    stages = stages_over_times(batch.book, priced.tables, params)
+    exposures, units, account, table, now = jax.tree.map(
+        lambda x: x[0], (*stages, priced.tables, params)
+    )
+    found = _Found(
+        exposures, units, account, table, now, batch.book, snapshot, terms_of(contracts), window
+    )
+    names = [
+        (u, _unit_name(currencies, batch.book, u, is_split))
+        for u in range(batch.shape.units)
+        if batch.book.unit_coin[u, 0] != NULL_CURRENCY
+    ]
+    answers = {n: _unit_answer(found, u) for u, n in sorted(names, key=lambda pair: pair[1])}
+    return {"units": answers, "account": _account_answer(found)}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the kernels give for one account at one time, and what it is made of."""
+
+    exposures: Any
+    units: Any
+    account: Any
+    table: Any
+    params: Any
+    book: Book
+    snapshot: Snapshot
+    terms: Terms
+    window: MarketWindow
+
+    @property
+    def model(self) -> MarginModel:
+        return model_of(self.params)
+
+
+def _unit_name(currencies: Currencies, book: Book, u: int, is_split: bool) -> str:
+    coin = currencies.names[int(book.unit_coin[u, 0])]
+    return f"{coin}-{QUOTES[int(book.unit_family[u, 0])]}" if is_split else coin
 
 
 def terms_of(contracts: Contract) -> Terms:
@@ -79,44 +108,56 @@ def terms_of(contracts: Contract) -> Terms:
         kind=np.asarray(contracts.kind),
         is_inverse=np.asarray(contracts.is_inverse),
         multiplier=np.asarray(contracts.multiplier),
+        call_sign=np.asarray(contracts.call_sign),
         coin=np.asarray(contracts.coin),
         settle=np.asarray(contracts.settle),
         expiry_s=np.asarray(contracts.expiry_s),
     )
 
 
-def after_orders(portfolio: dict[str, Any]) -> dict[str, Any]:
-    """The same portfolio with every order (or trade to try) filled at its price.
+def after_fills(portfolio: dict[str, Any]) -> dict[str, Any]:
+    """The same portfolio after its trades, orders still resting; without any, after its orders.
 
-    A derivative fill adds a row in its instrument entered at the price; an option costs its
-    premium in its settle currency; a spot fill moves both balances.
+    A derivative fill adds a row in its instrument entered at its price; an option costs its
+    premium in its settle currency; a spot fill moves both balances. Orders in expired contracts
+    are void.
     """
+    key = "trades" if portfolio.get("trades") else "orders"
     instruments = {i["instrument_id"]: i for i in portfolio.get("instruments", [])}
     marks = {p["instrument_id"]: p for p in portfolio.get("positions", [])}
     balances = dict(portfolio.get("balances", {}))
     positions = [dict(p) for p in portfolio.get("positions", [])]
-    for order in portfolio.get("orders", []):
-        name, contracts, price = order["instrument_id"], order["contracts"], order["price"]
+    for fill in portfolio.get(key, []):
+        name, contracts, price = fill["instrument_id"], fill["contracts"], fill["price"]
         if name not in instruments:
-            raise ConfigError(f"orders: instrument '{name}' is not in 'instruments'")
+            raise ConfigError(f"{key}: instrument '{name}' is not in 'instruments'")
         terms = instruments[name]
         if terms["kind"] == "spot":
             amount = contracts * terms["multiplier"]
             balances[terms["coin"]] = balances.get(terms["coin"], 0.0) + amount
             balances[terms["settle"]] = balances.get(terms["settle"], 0.0) - amount * price
             continue
-        quoted = {k: order[k] for k in ("mark_price", "mark_iv", "forward") if k in order}
+        if _has_expired(terms, portfolio):
+            continue
+        quoted = {k: fill[k] for k in ("mark_price", "mark_iv", "forward") if k in fill}
         if name not in marks and "mark_price" not in quoted:
             raise ConfigError(
-                f"orders: '{name}' has no position to take the mark from; give 'mark_price' "
-                "(options: 'mark_iv' and 'forward' too) in the order"
+                f"{key}: '{name}' has no position to take the mark from; give 'mark_price' "
+                "(options: 'mark_iv' and 'forward' too) in the row"
             )
         row = {**marks.get(name, {}), **quoted, "instrument_id": name}
         positions.append(row | {"contracts": contracts, "entry_price": price})
         if terms["kind"] == "option":
             cost = contracts * terms["multiplier"] * price
             balances[terms["settle"]] = balances.get(terms["settle"], 0.0) - cost
-    return {**portfolio, "positions": positions, "balances": balances, "orders": []}
+    return {**portfolio, "positions": positions, "balances": balances, key: []}
+
+
+def _has_expired(terms: dict[str, Any], portfolio: dict[str, Any]) -> bool:
+    if not terms.get("expiry"):
+        return False
+    expiry = micros(pd.DatetimeIndex(pd.to_datetime([terms["expiry"]], utc=True)))
+    return int(expiry[0]) <= int(micros(pd.DatetimeIndex([_time(portfolio)]))[0])
 
 
 def _instruments(portfolio: dict[str, Any]) -> pd.DataFrame:
@@ -131,15 +172,24 @@ def _instruments(portfolio: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def _rows(portfolio: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Positions or orders, each in an instrument that the file lists."""
+    rows = portfolio.get(key) or []
+    known = {row["instrument_id"] for row in portfolio.get("instruments", [])}
+    for k, row in enumerate(rows):
+        if row["instrument_id"] not in known:
+            raise ConfigError(
+                f"{key}[{k}]: instrument '{row['instrument_id']}' is not in 'instruments'"
+            )
+    return rows
+
+
 def _price(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
 def _window(
-    portfolio: dict[str, Any],
-    instruments: pd.DataFrame,
-    positions: list[dict[str, Any]],
-    currencies: Currencies,
+    portfolio: dict[str, Any], instruments: pd.DataFrame, currencies: Currencies, clock_us: int
 ) -> MarketWindow:
     count = len(instruments) + 1
     row_of = {name: k + 1 for k, name in enumerate(instruments["instrument_id"])}
@@ -149,10 +199,9 @@ def _window(
             usd[0, currencies.position[name]] = _price(value)
     usd[0, currencies.position["USD"]] = usd[0, NUM_QUOTES] = 1.0
     quotes = np.full((5, 1, count), np.nan)
-    for k, position in enumerate(positions):
+    # The first row of an instrument says what it is worth, a position before an order.
+    for position in reversed([*_rows(portfolio, "positions"), *_rows(portfolio, "orders")]):
         name = position["instrument_id"]
-        if name not in row_of:
-            raise ConfigError(f"positions[{k}]: instrument '{name}' is not in 'instruments'")
         keys = ("mark_price", "forward", "mark_iv")
         quotes[:3, 0, row_of[name]] = [_price(position.get(key)) for key in keys]
         final = position.get("settlement_index_usd")
@@ -161,7 +210,7 @@ def _window(
             pair = final.get(contract["coin"]), final.get(contract["settle"], 1.0)
             quotes[3:, 0, row_of[name]] = [_price(value) for value in pair]
     return MarketWindow(
-        times_us=micros(pd.DatetimeIndex([_time(portfolio)])),
+        times_us=np.asarray([clock_us]),
         currency_usd=usd,
         mark=quotes[0],
         forward_usd=quotes[1],
@@ -177,12 +226,17 @@ def _time(portfolio: dict[str, Any]) -> pd.Timestamp:
     return stamp(int(micros(times)[0]))
 
 
+def _clock_us(portfolio: dict[str, Any], numbers: dict[str, Any]) -> int:
+    """Time that expiries are counted from, in whole seconds where the model says so."""
+    time_us = int(micros(pd.DatetimeIndex([_time(portfolio)]))[0])
+    in_seconds = numbers.get("grid", {}).get("whole_seconds", False)
+    return time_us - time_us % MICROS if in_seconds else time_us
+
+
 def _snapshot(
-    portfolio: dict[str, Any],
-    instruments: pd.DataFrame,
-    positions: list[dict[str, Any]],
-    currencies: Currencies,
+    portfolio: dict[str, Any], instruments: pd.DataFrame, currencies: Currencies
 ) -> Snapshot:
+    positions, orders = _rows(portfolio, "positions"), _rows(portfolio, "orders")
     row_of = {name: k + 1 for k, name in enumerate(instruments["instrument_id"])}
     balances, limits = portfolio.get("balances", {}), portfolio.get("spot_limits", {})
     held = sorted({*balances, *limits} & set(currencies.position))
@@ -208,91 +262,86 @@ def _snapshot(
         cash_currency=np.asarray([currencies.position[name] for name in held], int),
         cash=np.asarray([float(balances.get(name, 0.0)) for name in held]),
         spot_limit=np.asarray([_price(limits.get(name)) for name in held]),
+        order_account=np.zeros(len(orders), int),
+        order_instrument=np.asarray([row_of[o["instrument_id"]] for o in orders], int),
+        order_contracts=np.asarray([float(o["contracts"]) for o in orders]),
+        order_price=np.asarray([float(o["price"]) for o in orders]),
+        spot_family=np.asarray([SPOT_FAMILIES.get(portfolio.get("spot_mode") or "", -1)]),
+        auto_borrows=np.asarray([portfolio.get("borrow_mode") != "non_auto"]),
     )
 
 
-def _cells(exposures: Any, book: Any, units: Any, table: Any, params: Any) -> np.ndarray:
-    parts, start = [], 0
-    for part in exposures:
-        if part is None:
-            continue
-        rows = slice(start, start + part.coin_value.shape[0])
-        coin = book.unit_coin[rows]
-        usd = table.currency_usd[coin]
-        one = jax.vmap(jax.vmap(lambda e, c, s, x: okx.scenario_pnl(e, c, s, x, params)))
-        parts.append(one(part, coin, usd, units.spot_coin[rows])[:, 0])
-        start = rows.stop
-    return np.asarray(jnp.concatenate(parts))
-
-
-def _delta(snapshot: Snapshot, terms: Terms, table: Any, coin: int) -> float:
-    """Net delta of a unit's derivatives in coins, options not premium adjusted."""
-    total = 0.0
-    usd = float(table.currency_usd[coin])
-    for k, n in zip(snapshot.leg_instrument, snapshot.leg_contracts, strict=True):
-        if terms.coin[k] == coin:
-            row = np.asarray(table.features[k])
-            is_option = terms.kind[k] == OPTION
-            total += n * (row[CASH].sum() / usd if is_option else row[DELTA])
-    return float(total)
-
-
-def _upl(snapshot: Snapshot, terms: Terms, window: MarketWindow, coin: int) -> float:
+def _upl(found: _Found, u: int) -> float:
+    """Open profit of the unit's positions, USD; what is settled is cash, no open profit."""
+    snapshot, terms, window = found.snapshot, found.terms, found.window
+    coin, family = (int(x[u, 0]) for x in (found.book.unit_coin, found.book.unit_family))
     total = 0.0
     for k, n, entry in zip(
         snapshot.leg_instrument, snapshot.leg_contracts, snapshot.leg_entry, strict=True
     ):
+        settles = int(terms.settle[k])
+        of_unit = not found.book.shares_coins or min(settles, USD_FAMILY) == family
         is_expired = terms.expiry_s[k] <= window.times_us[0] / MICROS
-        if terms.coin[k] != coin or is_expired:
-            continue  # what is settled is cash, no open profit
+        if terms.coin[k] != coin or is_expired or not of_unit:
+            continue
         price = window.mark[0, k]
-        fx = window.currency_usd[0, terms.settle[k]]
+        fx = window.currency_usd[0, settles]
         gain = 1 / entry - 1 / price if terms.is_inverse[k] else price - entry
         total += n * terms.multiplier[k] * gain * fx
     return float(total)
 
 
-def _unit_answer(
-    u: int,
-    coin: int,
-    units: Any,
-    exposures: Any,
-    cells: np.ndarray,
-    table: Any,
-    params: Any,
-    upl: float,
-) -> dict[str, Any]:
-    charges = {name: float(getattr(units.charges, name)[u, 0]) for name in CHARGES}
-    del charges["mr8"]
-    moves = np.asarray(params.price_moves[coin])
+def _deltas(found: _Found, u: int) -> tuple[float, float]:
+    """Net delta in coins (options not premium adjusted) and cash delta in USD, spot included."""
+    book, p = found.book, int(found.units.portfolio[u, 0])
+    legs = [(book.leg_instrument[p, u, :, 0], book.leg_contracts[p, u, :, 0])]
+    if u < book.option_instrument.shape[1]:
+        legs.append((book.option_instrument[p, u, :, 0], book.option_contracts[p, u, :, 0]))
+    usd = float(found.table.currency_usd[int(book.unit_coin[u, 0])])
+    spot = float(found.units.spot_coin[u, 0])
+    delta, cash = spot, spot * usd
+    for instruments, contracts in legs:
+        rows = np.asarray(found.table.features)[instruments]
+        of_cash = rows[:, CASH].sum(axis=1)
+        is_option = found.terms.is_option[instruments]
+        delta += float(contracts @ np.where(is_option, of_cash / usd, rows[:, DELTA]))
+        cash += float(contracts @ of_cash)
+    return delta, cash
+
+
+def _unit_answer(found: _Found, u: int) -> dict[str, Any]:
+    model, coin = found.model, int(found.book.unit_coin[u, 0])
+    charges = {name: float(found.units.charges[name][u, 0]) for name in model.charges}
+    del charges[model.borrow_charge]
+    stages = found.exposures, found.units, found.book, found.table, found.params
+    cells = np.asarray(unit_grids(*stages))[u, 0]
     grid = [
-        {"price_move": float(x), "vol": vol, "pnl": float(cells[u, 3 * i + j])}
-        for i, x in enumerate(moves)
-        for j, vol in enumerate(okx.VOL_STATES)
+        {"price_move": float(x), "vol": vol, "pnl": float(cells[3 * i + j])}
+        for i, x in enumerate(np.asarray(model.grid_moves(found.params))[coin])
+        for j, vol in enumerate(VOL_STATES)
     ]
-    mmr = float(units.mmr_usd[u, 0])
-    with_options, linear = exposures
-    first = 0 if with_options is None else with_options.coin_value.shape[0]
-    exposure = jax.tree.map(
-        lambda x: x[u if u < first else u - first], with_options if u < first else linear
-    )
-    spot = float(units.spot_coin[u, 0])
-    usd = float(table.currency_usd[coin])
-    cash = float(sum(c[0] for c in exposure.cash_usd)) + spot * usd
-    return {
-        "mr1": charges.pop("mr1"),
-        "mr1_cells": grid,
-        **charges,
+    mmr = float(found.units.mmr_usd[u, 0])
+    first, *others = charges
+    delta, cash = _deltas(found, u)
+    answer: dict[str, Any] = {
+        first: charges[first],
+        f"{first}_cells": grid,
+        **{name: charges[name] for name in others},
         "mmr": mmr,
-        "imr": mmr * float(params.imr_factor),
-        "delta": spot,
+        "imr": mmr * float(found.params.account.imr_factor),
+        "delta": delta,
         "cash_delta": cash,
-        "spot_in_use": spot,
-        "upl": upl,
+        "spot_in_use": float(found.units.spot_coin[u, 0]),
+        "upl": _upl(found, u),
     }
+    if len(found.snapshot.order_account):
+        answer["binding"] = PORTFOLIOS[int(found.units.portfolio[u, 0])]
+    return answer
 
 
-def _account_answer(result: Any) -> dict[str, Any]:
+def _account_answer(found: _Found) -> dict[str, Any]:
+    result, model = found.account, found.model
+
     def number(x: Any) -> float:
         return float(x[0])
 
@@ -301,11 +350,11 @@ def _account_answer(result: Any) -> dict[str, Any]:
         "equity_usd": number(result.equity_usd),
         "adjusted_equity": number(result.adjusted_equity),
         "derivatives_mmr": number(result.derivatives_mmr),
-        "mr8": number(result.charges.mr8),
+        model.borrow_charge: number(result.charges[model.borrow_charge]),
         "borrow_imr": number(result.borrow_imr),
         "total_mmr": number(result.total_mmr),
         "total_imr": number(result.total_imr),
         "margin_level": level if math.isfinite(level) else None,
         "status": STATUS_NAMES[int(result.status[0])],
-        "theta": {name: number(getattr(result.theta, name)) for name in CHARGES},
+        "theta": {name: number(result.theta[name]) for name in model.charges},
     }

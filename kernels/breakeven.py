@@ -3,22 +3,16 @@
 Scaling charge ``k`` by ``theta`` in every unit turns the requirement into a sum of convex pieces
 ``max(intercept + slope * theta, floor)``, one a unit. Its last root is found by Newton's method
 from the right, which on a convex piecewise-linear function ends exactly after at most one step
-per unit. All charges but MR8 are solved at once (axis ``charge``).
+per unit. All charges of the units are solved at once (axis ``charge``).
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.models.okx import OkxParameters, added_charges, worst_charge
-from kernels.records import Charges
 
-
-NAMES = tuple(Charges.__dataclass_fields__)
 Steps = tuple[Array | int, Array, Array]
 """Newton steps done, multipliers, whether the last step moved any."""
-
-ADDED = ("mr3", "mr4", "mr5", "mr9")
 
 
 def last_root(
@@ -55,46 +49,3 @@ def last_root(
     if slope.shape[0] > 1:
         _, theta, _ = jax.lax.while_loop(unfinished, newton, (0, theta, jnp.asarray(True)))
     return jnp.where(at_zero > budget, 0.0, jnp.maximum(theta, 0.0))
-
-
-def multipliers(
-    units: Charges,
-    borrow_mmr: Float[Array, ""],
-    available_usd: Float[Array, ""],
-    params: OkxParameters,
-) -> Charges:
-    """Break-even multiplier of MR1 ... MR9 for one account.
-
-    Args:
-        units: MR1 ... MR9 of each unit (fields have the unit axis), USD.
-        borrow_mmr: MR8 of the account, USD.
-        available_usd: adjusted equity less the borrowing fee.
-        params: says which charges compete for the worst one.
-
-    References:
-        OKX portfolio margin rules, section 7; closed forms for one unit in the backtesting notes.
-    """
-    worst, added, fee = worst_charge(units, params), added_charges(units), units.mr7
-    zero = jnp.zeros_like(worst)
-    pieces = []
-    for k, name in enumerate(NAMES):
-        charge = getattr(units, name)
-        if name == "mr7":
-            pieces.append((charge, zero, worst + added))
-        elif name in ADDED:
-            pieces.append((charge, worst + added - charge, fee))
-        else:
-            others = worst_charge(units, params, without=k)
-            slope = jnp.where(params.worst_of[k], charge, 0.0)
-            pieces.append((slope, added, jnp.maximum(others + added, fee)))
-    slope, intercept, floor = (jnp.stack(column, axis=1) for column in zip(*pieces, strict=True))
-    theta = last_root(slope, intercept, floor, available_usd - borrow_mmr)
-    derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee))
-    of_debt = last_root(
-        borrow_mmr[None, None],
-        derivatives_mmr[None, None],
-        jnp.full((1, 1), -jnp.inf, borrow_mmr.dtype),
-        available_usd,
-    )
-    solved = {name: theta[k] for k, name in enumerate(NAMES)}
-    return Charges(**(solved | {"mr8": of_debt[0]}))

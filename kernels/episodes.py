@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import status
-from kernels.models.okx import OkxParameters
-from kernels.records import AccountMargin, Charges, Values
+from kernels.model import AccountRules
+from kernels.records import AccountMargin, Values
 
 
 WARNED, STARTED, RECOVERED, BANKRUPTED = (8, 16, 32, 64)
@@ -49,13 +49,13 @@ class AccountState(eqx.Module):
     worst_adjusted_equity: Float[Values, " *account"]
     worst_equity_usd: Float[Values, " *account"]
     worst_total_mmr: Float[Values, " *account"]
-    worst_charges: Charges
+    worst_charges: dict[str, Float[Values, " *account"]]
     lowest_equity_usd: Float[Values, " *account"]
-    theta: Charges
+    theta: dict[str, Float[Values, " *account"]]
 
 
 def advance(
-    state: AccountState, margin: AccountMargin, time: Int[Array, ""], params: OkxParameters
+    state: AccountState, margin: AccountMargin, time: Int[Array, ""], rules: AccountRules
 ) -> tuple[AccountState, Int[Array, ""]]:
     """State after one time and the code of that time: status plus event bits.
 
@@ -63,9 +63,9 @@ def advance(
     """
     priced = margin.status != status.UNPRICED
     level = margin.margin_level
-    at_trigger = priced & (level <= params.liquidation_level)
-    is_safe = priced & (level > params.safe_level)
-    below_warning = priced & (level < params.warning_level)
+    at_trigger = priced & (level <= rules.liquidation_level)
+    is_safe = priced & (level > rules.safe_level)
+    below_warning = priced & (level < rules.warning_level)
 
     started = at_trigger & ~state.in_episode
     recovered = is_safe & state.in_episode

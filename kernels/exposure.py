@@ -13,10 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels.features import CASH, COIN_VALUE, DELTA, GROSS, NUM_FEATURES, VALUE
-from kernels.models.okx import BASIS_USD, FEE_EVEN_USD, FEE_ODD_USD, MOVE, VEGA_USD
+from kernels.model import MarginModel
 from kernels.records import Exposure, Table
 
 
+Legs = tuple[Int[Array, " leg"], Float[Array, " leg"], Bool[Array, " leg"]]
+"""Instrument, contracts, and whether the leg is the last one of its expiry bucket."""
+OptionLegs = tuple[
+    Int[Array, " option_leg"], Float[Array, " option_leg"], Bool[Array, " option_leg"]
+]
+"""The same of the expiring legs of a unit that holds options: another width."""
 UNROLLED_LEGS = 8
 """Legs unrolled in one block; wider classes loop over blocks (their widths are multiples)."""
 
@@ -46,70 +52,69 @@ def _over_legs(add: Callable[[Any, Any], tuple[Any, None]], start: Any, legs: An
 
 
 class _Sums(eqx.Module):
-    """Running sums over the legs of one unit."""
+    """Running sums over the legs of one unit; the last three as the margin model asks."""
 
     features: Float[Array, " feature"]
     gross: Float[Array, ""]
-    fee: Float[Array, ""]
-    basis: Float[Array, ""]
-    vega_net: Float[Array, ""]
-    vega_gross: Float[Array, ""]
-    bucket_delta: Float[Array, ""]
-    bucket_vega: Float[Array, ""]
+    signed: tuple[Float[Array, ""], ...]
+    sized: tuple[Float[Array, ""], ...]
+    bucket: tuple[Float[Array, ""], ...]
+    folded: tuple[Float[Array, ""], ...]
 
 
-def _add_legs(
-    sums: _Sums,
-    table: Table,
-    instruments: Int[Array, " leg"],
-    contracts: Float[Array, " leg"],
-    closes_bucket: Bool[Array, " leg"],
-) -> _Sums:
-    """Add legs sorted by expiry bucket; a bucket is charged where its last leg stands."""
+def _add_legs(sums: _Sums, table: Table, legs: Legs, model: MarginModel) -> _Sums:
+    """Add legs sorted by expiry bucket; a bucket is folded where its last leg stands."""
 
     def add(s: _Sums, leg: Any) -> tuple[_Sums, None]:
         instrument, n, closes = leg
         size = jnp.abs(n)
         row = _row(table.features, instrument)
-        charges = _row(table.charges, instrument)
-        delta = s.bucket_delta + n * charges[BASIS_USD]
-        vega = s.bucket_vega + n * charges[VEGA_USD]
+        columns = _row(table.columns, instrument)
+        bucket = tuple(x + n * columns[k] for x, k in zip(s.bucket, model.bucket, strict=True))
+        folded = model.fold(s.folded, bucket, columns)
         return _Sums(
             features=s.features + n * row,
             gross=s.gross + size * row[GROSS],
-            fee=s.fee + size * charges[FEE_EVEN_USD] + n * charges[FEE_ODD_USD],
-            basis=s.basis + jnp.where(closes, jnp.abs(delta) * charges[MOVE], 0.0),
-            vega_net=s.vega_net + n * charges[VEGA_USD],
-            vega_gross=s.vega_gross + jnp.where(closes, jnp.abs(vega), 0.0),
-            bucket_delta=jnp.where(closes, 0.0, delta),
-            bucket_vega=jnp.where(closes, 0.0, vega),
+            signed=tuple(x + n * columns[k] for x, k in zip(s.signed, model.signed, strict=True)),
+            sized=tuple(x + size * columns[k] for x, k in zip(s.sized, model.sized, strict=True)),
+            bucket=tuple(jnp.where(closes, 0.0, x) for x in bucket),
+            folded=tuple(
+                jnp.where(closes, new, old) for new, old in zip(folded, s.folded, strict=True)
+            ),
         ), None
 
-    return _over_legs(add, sums, (instruments, contracts, closes_bucket))
+    return _over_legs(add, sums, legs)
 
 
 def unit_exposure(
-    table: Table,
-    legs: tuple[Int[Array, " leg"], Float[Array, " leg"], Bool[Array, " leg"]],
-    options: tuple[
-        Int[Array, " option_leg"], Float[Array, " option_leg"], Bool[Array, " option_leg"]
-    ]
-    | None = None,
+    table: Table, model: MarginModel, legs: Legs, options: OptionLegs | None = None
 ) -> Exposure:
     """Exposure of one risk unit from its legs (instrument, contracts, closes bucket).
 
     Args:
         table: the shared table at one time under one parameter set.
+        model: says which columns are added up, and how.
         legs: legs without optionality.
         options: the expiring legs of a unit that holds options, None for a linear unit.
     """
     zero = jnp.zeros((), table.features.dtype)
-    sums = _Sums(jnp.zeros(NUM_FEATURES, zero.dtype), *([zero] * 7))
-    sums = _add_legs(sums, table, *legs)
+
+    def zeros(count: int) -> tuple[Float[Array, ""], ...]:
+        return (zero,) * count
+
+    sums = _Sums(
+        features=jnp.zeros(NUM_FEATURES, zero.dtype),
+        gross=zero,
+        signed=zeros(len(model.signed)),
+        sized=zeros(len(model.sized)),
+        bucket=zeros(len(model.bucket)),
+        folded=zeros(model.num_folded),
+    )
+    sums = _add_legs(sums, table, legs, model)
     linear_delta = sums.features[DELTA]
     scenario = None
     if options is not None:
-        sums = _add_legs(sums, table, *options)
+        sums = _add_legs(sums, table, options, model)
         scenario = scenario_sum(table.scenarios, options[0], options[1])
     return Exposure(
         quote_value=tuple(sums.features[VALUE]),
@@ -118,9 +123,8 @@ def unit_exposure(
         delta_coin=sums.features[DELTA],
         linear_delta_coin=linear_delta,
         gross_usd=sums.gross,
-        fee_usd=sums.fee,
-        basis_charge_usd=sums.basis,
-        vega_gross_usd=sums.vega_gross,
-        vega_net_usd=sums.vega_net,
+        signed=sums.signed,
+        sized=sums.sized,
+        folded=sums.folded,
         scenario_usd=scenario,
     )

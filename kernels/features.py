@@ -55,11 +55,14 @@ def settlement_value(contract: Contract, quote: Quote) -> Float[Array, ""]:
     """Value of one expired contract in its settle currency.
 
     Linear ``m I`` with ``I`` the index in the settle currency, inverse ``-m / S``, option
-    ``m max(0, +-(S - K)) / S`` (in the settle currency where that is no coin).
+    ``m max(0, +-(S - K)) / S``; settled in a quote currency ``m max(0, +-(I - K))``, its strike
+    being in that currency.
     """
     index = quote.settlement / quote.settlement_fx
-    payoff = jnp.maximum(0.0, contract.call_sign * (quote.settlement - contract.strike_usd))
-    option = contract.multiplier * payoff / quote.settlement_fx
+    in_quote = contract.settle < NUM_QUOTES
+    price = jnp.where(in_quote, index, quote.settlement)
+    payoff = jnp.maximum(0.0, contract.call_sign * (price - contract.strike_usd))
+    option = contract.multiplier * payoff / jnp.where(in_quote, 1.0, quote.settlement_fx)
     linear = contract.multiplier * index
     inverse = -contract.multiplier / quote.settlement
     is_option = contract.kind == OPTION
@@ -124,3 +127,31 @@ def is_expiring(contract: Contract) -> Bool[Array, ""]:
 def is_perpetual(contract: Contract) -> Bool[Array, ""]:
     """Whether the contract is a perpetual."""
     return contract.kind == PERPETUAL
+
+
+def order_terms(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, ""],
+    currency_usd: Float[Array, " currency"],
+) -> Float[Array, " order_term"]:
+    """What an open order in the contract is measured by: (USD per unit of price, value, resting).
+
+    A limit ``x`` costs ``n (x A - B)`` USD against the mark, with ``A = m v``, ``v`` the USD value
+    of the settle currency, and ``B = A P``; spot ``B = m S``; inverse ``B = -A / P`` and
+    ``x = -1 / limit``. All zero once expired; NaN where unpriced; the last is 1 while it rests.
+
+    References:
+        OKX portfolio margin rules, section 9.
+    """
+    m = contract.multiplier
+    spot_usd, fx = currency_usd[contract.coin], currency_usd[contract.settle]
+    is_spot = contract.kind == SPOT
+    unit = m * fx
+    value = jnp.where(contract.is_inverse, -unit / quote.mark, unit * quote.mark)
+    value = jnp.where(is_spot, m * spot_usd, value)
+    priced = jnp.where(is_spot, True, is_priced(contract, quote)) & jnp.isfinite(spot_usd)
+    resting = is_alive(contract, now_s)
+    unit, value = (jnp.where(priced, x, jnp.nan) for x in (unit, value))
+    terms = jnp.stack([unit, value, jnp.ones_like(unit)])
+    return jnp.where(resting, terms, 0.0)

@@ -6,11 +6,13 @@ Axes (singular, one spelling everywhere; records describe ONE account, one time,
   the coins; the number of quote currencies is ``NUM_QUOTES``;
 * ``quote``: settlement currencies in the order of ``QUOTES``;
 * ``instrument``: contracts; instrument 0 is the null contract that pads books, all zeros;
-* ``unit``: risk units (one coin each) of an account, those with options first;
+* ``unit``: risk units of an account, those with options first; one coin each, and in split units
+  one settlement family each;
 * ``leg``: contracts of a unit without optionality, perpetuals first, then by expiry;
 * ``option_unit``, ``option_leg``: units that hold options, and their expiring contracts
   (options and futures) by expiry: these are the legs that need every scenario column;
-* ``column``: scenario columns of a margin model; ``charge``: MR1 ... MR9;
+* ``portfolio``: the positions alone, or with the orders of one direction filled;
+* ``order``: open orders; ``scenario``: scenario columns of a margin model; ``charge``: its charges;
 * ``tier``, ``pair``, ``node``: rows of tier tables, stablecoin pairs, volatility nodes.
 
 Units: ``_usd`` US dollars, ``_coin`` coins, ``_frac`` fractions, ``_yr`` years (ACT/365);
@@ -38,7 +40,6 @@ else:
 QUOTES = ("USDT", "USDC", "USD")
 NUM_QUOTES = len(QUOTES)
 NULL_CURRENCY = NUM_QUOTES
-NUM_CHARGES = 9
 
 NULL, SPOT, PERPETUAL, FUTURE, OPTION = range(5)
 """Contract kinds."""
@@ -92,41 +93,65 @@ class Table(eqx.Module):
 
     Fields:
         features: linear in the position, the same for every parameter set (``features.py``).
-        charges: linear in the position, by parameter set (margin model).
+        columns: what the margin model needs besides them, by parameter set.
         scenarios: USD profit of one contract in each scenario column; may be float32.
+        order_terms: what an open order in the contract costs (``features.order_terms``).
         currency_usd: USD per unit of each currency, NaN = unpriced.
         rates: rates of the model that depend on the time only (OKX: pair x tier of MR9).
     """
 
     features: Float[Values, " *time instrument feature"]
-    charges: Float[Values, " *time instrument charge_feature"]
-    scenarios: Float[Values, " *time instrument column"]
+    columns: Float[Values, " *time instrument model_column"]
+    scenarios: Float[Values, " *time instrument scenario"]
+    order_terms: Float[Values, " *time instrument order_term"]
     currency_usd: Float[Values, " *time currency"]
-    rates: Float[Values, " *time pair tier"]
+    rates: Float[Values, " *time rate_row rate_column"]
 
 
 class Book(eqx.Module):
     """One account's portfolio, padded to its width class.
 
+    With open orders there are three portfolios: the positions, these with every order that adds
+    positive delta filled, and with every order that adds negative delta; else the first alone.
+
     Fields:
         unit_coin: currency index of each unit's coin (``NULL_CURRENCY`` pads).
+        unit_family: settlement family of the unit (position among ``QUOTES``); split units only.
+        owns_coin: whether the coin's equity is counted in this unit (one unit of each coin).
+        takes_spot: whether spot may be in use in this unit.
         coin_base: cash plus entry value, in coins: equity = base + sum contracts * value.
+        spot_order_coin: coins that the spot orders of a portfolio bring in (0 in the first).
         spot_limit_coin: user limit on spot in use, inf = none.
         quote_base: the same base for the quote currencies.
         leg_*: legs without optionality; ``leg_closes_bucket`` marks the last leg of an expiry.
         option_*: expiring legs of the first units, those which hold options.
+        order_instrument, order_contracts: open orders; order_price: limit as an order's terms
+            take it (``features.order_terms``); order_pays_premium: a bought option.
+        order_out_currency, order_out_amount: what an order may have to borrow, units of it.
+        shares_coins: whether several units may hold one coin (split units).
     """
 
     unit_coin: Int[Values, " unit *account"]
+    unit_family: Int[Values, " unit *account"]
+    owns_coin: Bool[Values, " unit *account"]
+    takes_spot: Bool[Values, " unit *account"]
     coin_base: Float[Values, " unit *account"]
+    spot_order_coin: Float[Values, " portfolio unit *account"]
     spot_limit_coin: Float[Values, " unit *account"]
     quote_base: Float[Values, " quote *account"]
-    leg_instrument: Int[Values, " unit leg *account"]
-    leg_contracts: Float[Values, " unit leg *account"]
-    leg_closes_bucket: Bool[Values, " unit leg *account"]
-    option_instrument: Int[Values, " option_unit option_leg *account"]
-    option_contracts: Float[Values, " option_unit option_leg *account"]
-    option_closes_bucket: Bool[Values, " option_unit option_leg *account"]
+    leg_instrument: Int[Values, " portfolio unit leg *account"]
+    leg_contracts: Float[Values, " portfolio unit leg *account"]
+    leg_closes_bucket: Bool[Values, " portfolio unit leg *account"]
+    option_instrument: Int[Values, " portfolio option_unit option_leg *account"]
+    option_contracts: Float[Values, " portfolio option_unit option_leg *account"]
+    option_closes_bucket: Bool[Values, " portfolio option_unit option_leg *account"]
+    order_instrument: Int[Values, " order *account"]
+    order_contracts: Float[Values, " order *account"]
+    order_price: Float[Values, " order *account"]
+    order_pays_premium: Bool[Values, " order *account"]
+    order_out_currency: Int[Values, " order *account"]
+    order_out_amount: Float[Values, " order *account"]
+    shares_coins: bool = eqx.field(static=True, default=False)
 
 
 class Exposure(eqx.Module):
@@ -139,9 +164,8 @@ class Exposure(eqx.Module):
         delta_coin: net delta of the derivatives, options premium adjusted.
         linear_delta_coin: the part of it from legs without optionality.
         gross_usd: gross notional.
-        fee_usd: raw minimum charge (MR7).
-        basis_charge_usd: sum over expiry buckets of |delta| * move (MR4 without spot).
-        vega_gross_usd, vega_net_usd: weighted vega per expiry, sum of absolutes and of signed.
+        signed, sized, folded: sums of the model's columns, as :class:`kernels.model.MarginModel`
+            asks for them.
         scenario_usd: profit of the expiring legs in each scenario column.
     """
 
@@ -151,40 +175,31 @@ class Exposure(eqx.Module):
     delta_coin: Float[Values, " *axes"]
     linear_delta_coin: Float[Values, " *axes"]
     gross_usd: Float[Values, " *axes"]
-    fee_usd: Float[Values, " *axes"]
-    basis_charge_usd: Float[Values, " *axes"]
-    vega_gross_usd: Float[Values, " *axes"]
-    vega_net_usd: Float[Values, " *axes"]
-    scenario_usd: Float[Values, " *axes column"] | None
+    signed: tuple[Float[Values, " *axes"], ...]
+    sized: tuple[Float[Values, " *axes"], ...]
+    folded: tuple[Float[Values, " *axes"], ...]
+    scenario_usd: Float[Values, " *axes scenario"] | None
 
 
-class Charges(eqx.Module):
-    """The nine charges in USD, each >= 0 (MR8 is charged on the account, zero in a unit)."""
-
-    mr1: Float[Values, " *axes"]
-    mr2: Float[Values, " *axes"]
-    mr3: Float[Values, " *axes"]
-    mr4: Float[Values, " *axes"]
-    mr5: Float[Values, " *axes"]
-    mr6: Float[Values, " *axes"]
-    mr7: Float[Values, " *axes"]
-    mr8: Float[Values, " *axes"]
-    mr9: Float[Values, " *axes"]
+Charges = dict[str, Values]
+"""Charges of a margin model by name in USD, each >= 0 (debts are charged on the account)."""
 
 
 class UnitMargin(eqx.Module):
     """One risk unit at one time.
 
     Fields:
-        charges, mmr_usd: its charges and their aggregate.
-        spot_coin: signed spot in use.
+        charges, mmr_usd: charges of the portfolio that binds, and their aggregate.
+        portfolio: which portfolio binds, 0 = the positions (the first of equal ones).
+        spot_coin: signed spot in use in it.
         equity_usd: equity in the unit's coin at the index; discounted_usd: as collateral.
         borrow_mmr_usd, borrow_imr_usd, borrow_fee_usd: margin and fee of a debt in the coin.
-        quote_value, gross_usd: as in :class:`Exposure`.
+        quote_value, gross_usd: as in :class:`Exposure`, of the positions.
     """
 
-    charges: Charges
+    charges: dict[str, Float[Values, " *axes"]]
     mmr_usd: Float[Values, " *axes"]
+    portfolio: Int[Values, " *axes"]
     spot_coin: Float[Values, " *axes"]
     equity_usd: Float[Values, " *axes"]
     discounted_usd: Float[Values, " *axes"]
@@ -199,21 +214,23 @@ class AccountMargin(eqx.Module):
     """One account at one time under one parameter set; USD unless the name says otherwise.
 
     Fields:
-        charges: MR1 ... MR9 summed over units (MR8 once).
+        charges: every charge summed over units, that of the debts once.
+        order_cost: loss and premium of open orders, which leave the adjusted equity.
         margin_level: adjusted equity over requirement, inf = nothing required.
-        theta: break-even multiplier of each charge (a :class:`Charges` of multipliers).
+        theta: break-even multiplier of each charge.
         status: see ``status.py``.
     """
 
-    charges: Charges
+    charges: dict[str, Float[Values, " *axes"]]
     derivatives_mmr: Float[Values, " *axes"]
     total_mmr: Float[Values, " *axes"]
     total_imr: Float[Values, " *axes"]
     borrow_imr: Float[Values, " *axes"]
     borrow_fee: Float[Values, " *axes"]
+    order_cost: Float[Values, " *axes"]
     equity_usd: Float[Values, " *axes"]
     adjusted_equity: Float[Values, " *axes"]
     margin_level: Float[Values, " *axes"]
     gross_notional_usd: Float[Values, " *axes"]
-    theta: Charges | None
+    theta: dict[str, Float[Values, " *axes"]] | None
     status: Int[Values, " *axes"]

@@ -1,11 +1,12 @@
 """The shared table: every contract priced once per time and parameter set, for all accounts."""
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.features import CASH, DELTA, contract_features
-from kernels.models import okx
+from kernels.features import contract_features, order_terms
+from kernels.models import model_of
 from kernels.records import Contract, Quote
 
 
@@ -14,11 +15,12 @@ def shared_features(
     quotes: Quote,
     now_s: Float[Array, ""],
     currency_usd: Float[Array, " currency"],
-) -> Float[Array, "instrument feature"]:
-    """Features of every contract (instrument axis first in both records) at one time."""
-    return jax.vmap(contract_features, in_axes=(0, 0, None, None))(
-        contracts, quotes, now_s, currency_usd
-    )
+) -> tuple[Float[Array, "instrument feature"], Float[Array, "instrument order_term"]]:
+    """Features and order terms of every contract (instrument axis first) at one time."""
+    each = (0, 0, None, None)
+    features = jax.vmap(contract_features, in_axes=each)(contracts, quotes, now_s, currency_usd)
+    orders = jax.vmap(order_terms, in_axes=each)(contracts, quotes, now_s, currency_usd)
+    return features, orders
 
 
 def model_columns(
@@ -27,18 +29,19 @@ def model_columns(
     features: Float[Array, "instrument feature"],
     now_s: Float[Array, ""],
     currency_usd: Float[Array, " currency"],
-    params: okx.OkxParameters,
+    params: Any,
 ) -> tuple[
-    Float[Array, "instrument charge_feature"],
-    Float[Array, "instrument column"],
-    Float[Array, "pair tier"],
+    Float[Array, "instrument model_column"],
+    Float[Array, "instrument scenario"],
+    Float[Array, "rate_row rate_column"],
 ]:
-    """Charge features, scenario columns and rates of one time under one parameter set."""
-    cash = jnp.sum(features[:, CASH], axis=1)
-    charges = jax.vmap(okx.charge_features, in_axes=(0, 0, None, None, 0, None))(
-        contracts, quotes, now_s, currency_usd, cash, params
+    """Columns, scenarios and rates of one time under one parameter set of any model."""
+    model = model_of(params)
+    each = (0, 0, None, None, 0, None)
+    columns, scenarios = (
+        jax.vmap(of_contract, in_axes=each)(
+            contracts, quotes, now_s, currency_usd, features, params
+        )
+        for of_contract in (model.contract_columns, model.scenarios)
     )
-    scenarios = jax.vmap(okx.scenario_columns, in_axes=(0, 0, None, None, 0, None))(
-        contracts, quotes, now_s, currency_usd, features[:, DELTA], params
-    )
-    return charges, scenarios, okx.depeg_rates(currency_usd, params)
+    return columns, scenarios, model.rates(currency_usd, params)

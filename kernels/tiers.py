@@ -6,7 +6,7 @@ two, so that a lookup is a short binary search with in-bounds gathers for any nu
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 class MarginalTiers(eqx.Module):
@@ -40,6 +40,11 @@ class StepTiers(eqx.Module):
     last: Float[Array, " row"]
     tail_step: Float[Array, " row"]
     tail_rate_step: Float[Array, " row"]
+
+
+def of_coin(values: Shaped[Array, " currency"], coin: Int[Array, ""]) -> Shaped[Array, ""]:
+    """One coin's number; currency indexes are valid by batching."""
+    return values.at[coin].get(mode="promise_in_bounds")
 
 
 def _at(table: Float[Array, "row tier"], cell: Int[Array, ""]) -> Float[Array, ""]:

@@ -15,6 +15,7 @@ from backtest.dataset_writer import DatasetWriter
 from backtest.errors import ConfigError
 from backtest.population.arrays import Floats, Ints, Names
 from backtest.population.books import Books, Maker, draw_equity, make_books
+from backtest.population.choices import order_rows, resting_orders, spot_modes
 from backtest.population.config import ARCHETYPES, PopulationConfig
 from backtest.population.draws import Draws
 from backtest.population.evolve import next_books
@@ -202,6 +203,8 @@ class _Stage:
             balances = self._balances(names, books, self.times[step])
             writer.positions(positions)
             writer.balances(balances)
+            if self._config.orders.share > 0:
+                writer.orders(self._orders(names, books, step))
             rows["positions"] += len(positions)
             rows["balances"] += len(balances)
 
@@ -224,7 +227,7 @@ class _Stage:
                     books.archetype, dtype=pd.CategoricalDtype(list(ARCHETYPES))
                 ),
                 "borrow_mode": pd.Categorical.from_codes(non_auto, dtype=modes),
-                "spot_mode": pd.Series([None] * len(books.number), dtype=object),
+                "spot_mode": pd.Series(spot_modes(books, self._makers[0].universe), dtype=object),
             }
         )
 
@@ -240,6 +243,20 @@ class _Stage:
                 "contracts": legs.contracts,
                 "entry_price": legs.entry,
             }
+        )
+
+    def _orders(self, names: pd.CategoricalDtype, books: Books, step: int) -> pd.DataFrame:
+        draws = Draws(self._config.seed, books.number, f"orders {step}")
+        universe = self._makers[step].universe
+        account, instrument, contracts, price = resting_orders(
+            books, universe, self._config.orders, draws
+        )
+        return order_rows(
+            _constant(self.times[step], len(account)),
+            pd.Categorical.from_codes(account, dtype=names),
+            pd.Categorical.from_codes(instrument, dtype=self._ids),
+            contracts,
+            price,
         )
 
     def _balances(

@@ -205,6 +205,17 @@ class Trading(Model):
     """Books whose estimated margin level is at or below 100 % are closed at the mark."""
 
 
+class Orders(Model):
+    """Resting limit orders; none by default."""
+
+    share: Share = 0.0
+    """Part of the accounts with a position that have open orders."""
+    most: Annotated[int, Field(ge=1, le=16)] = 3
+    """Most orders of an account."""
+    distance: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
+    """Furthest limit from the mark, fraction."""
+
+
 class Every(Model):
     """Snapshots at the first one and every so many hours until the dataset's last time."""
 
@@ -252,6 +263,7 @@ class PopulationConfig(Model):
     health: Health = Health()
     entry: Entry = Entry()
     trading: Trading = Trading()
+    orders: Orders = Orders()
 
     @model_validator(mode="after")
     def _some_weight(self) -> "PopulationConfig":

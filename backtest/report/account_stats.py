@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from . import frames
-from .reader import CHARGES, Results
+from .reader import Results
 
 
 LEVEL_GRID = np.union1d(np.logspace(-1, 2, 301), [1.0, 1.1, 3.0])
@@ -30,7 +30,6 @@ SEGMENT_SUMS = (
     "start_gross_usd",
     "liquidated_gross_usd",
 )
-_WORST = ("worst_total_mmr", *(f"worst_{k}" for k in CHARGES))
 _COLUMNS = (
     "account_id",
     "segment",
@@ -44,8 +43,7 @@ _COLUMNS = (
     "worst_equity_usd",
     "bad_debt_usd",
     "start_gross_notional_usd",
-    *_WORST,
-    *(f"theta_{k}" for k in CHARGES),
+    "worst_total_mmr",
 )
 
 
@@ -54,9 +52,11 @@ class AccountStats:
     """Counts and USD sums over the accounts of one parameter set.
 
     An account counts as scored if it was scored at one time or more, and as liquidated if it was
-    scored and had one episode or more.
+    scored and had one episode or more. ``names`` are the charges of the set; ``charges`` holds
+    ``worst_total_mmr`` and ``worst_<charge>`` of liquidated accounts, summed, USD.
     """
 
+    names: tuple[str, ...]
     rows: int = 0
     scored: int = 0
     liquidated: int = 0
@@ -72,12 +72,15 @@ class AccountStats:
     start_gross_usd: float = 0.0
     first_times: pd.Series = field(default_factory=lambda: pd.Series(dtype=np.int64))
     level_counts: np.ndarray = field(default_factory=lambda: np.zeros(len(LEVEL_GRID), np.int64))
-    theta_counts: dict[str, np.ndarray] = field(
-        default_factory=lambda: {k: np.zeros(len(THETA_GRID), np.int64) for k in CHARGES}
-    )
-    charges: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_WORST, 0.0))
+    theta_counts: dict[str, np.ndarray] = field(init=False)
+    charges: dict[str, float] = field(init=False)
     segments: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SEGMENT_SUMS)))
     losses: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __post_init__(self) -> None:
+        self.theta_counts = {k: np.zeros(len(THETA_GRID), np.int64) for k in self.names}
+        worst = ("worst_total_mmr", *(f"worst_{k}" for k in self.names))
+        self.charges = dict.fromkeys(worst, 0.0)
 
     @property
     def share(self) -> float:
@@ -93,15 +96,18 @@ def account_stats(results: Results, parameter_set: str) -> AccountStats:
     """Statistics of one parameter set, computed once per ``Results``."""
     key = ("account_stats", parameter_set)
     if key not in results.memo:
-        stats = AccountStats()
-        for batch in _batches(results, parameter_set):
+        stats = AccountStats(tuple(c.name for c in results.charges(parameter_set)))
+        for batch in _batches(results, parameter_set, stats.names):
             _add(stats, batch)
         results.memo[key] = stats
     return results.memo[key]
 
 
-def _batches(results: Results, parameter_set: str) -> Iterator[pd.DataFrame]:
-    for batch in results.account_batches(_COLUMNS, parameter_set):
+def _batches(
+    results: Results, parameter_set: str, names: tuple[str, ...]
+) -> Iterator[pd.DataFrame]:
+    columns = [*_COLUMNS, *(f"worst_{k}" for k in names), *(f"theta_{k}" for k in names)]
+    for batch in results.account_batches(columns, parameter_set):
         yield pa.Table.from_batches([batch]).to_pandas()
 
 
@@ -124,7 +130,7 @@ def _add(stats: AccountStats, batch: pd.DataFrame) -> None:
     first = frames.counted(batch["first_liquidation_time"])
     stats.first_times = stats.first_times.add(first, fill_value=0).astype(np.int64)
     _add_distributions(stats, batch)
-    for name in _WORST:
+    for name in stats.charges:
         stats.charges[name] += float(np.nansum(frames.numbers(batch, name)[liquidated]))
     _add_segments(stats, batch, liquidated)
     _add_losses(stats, frames.rows(batch, debt > 0))
@@ -140,7 +146,7 @@ def _add_distributions(stats: AccountStats, batch: pd.DataFrame) -> None:
     level = frames.numbers(batch, "worst_margin_level")
     stats.without_level += int(np.isnan(level).sum())
     stats.level_counts += _count_up_to(LEVEL_GRID, level)
-    for charge in CHARGES:
+    for charge in stats.names:
         stats.theta_counts[charge] += _count_up_to(
             THETA_GRID, frames.numbers(batch, f"theta_{charge}")
         )

@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from . import theme
-from .figures import FIGURES, figure_flips
+from .figures import FIGURES, figure_flips, figure_parameter_paths
 from .html import render
+from .paths import sets_with_paths
 from .reader import Results
 from .sections import MOST_FLIPS
+from .sections_schedule import path_picture
 from .tables import all_tables
 
 
@@ -55,6 +57,8 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         drawn[f"flips-{i}"] = figure_flips(results, challenger)
+    for i, name in enumerate(sets_with_paths(results)):
+        drawn[path_picture(i)] = figure_parameter_paths(results, name)
     pictures: dict[str, str] = {}
     for name, figure in drawn.items():
         pictures[name] = theme.to_svg(figure, name)

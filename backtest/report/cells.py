@@ -45,6 +45,8 @@ class PageTable:
     sortable: bool = True
     empty: str = "None."
     groups: list[str] = field(default_factory=list)
+    plain_groups: bool = False
+    """Headings of groups are names, so they are not set in capitals."""
 
 
 _SHORT = 24  # names up to this length stay on one line

@@ -14,6 +14,7 @@ from .figures_margin import (
     figure_charges_of_liquidated as figure_charges_of_liquidated,
     figure_levels as figure_levels,
 )
+from .figures_paths import figure_parameter_paths as figure_parameter_paths
 from .figures_time import (
     figure_charges_by_time as figure_charges_by_time,
     figure_timeline as figure_timeline,

@@ -7,81 +7,100 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from . import text, theme
-from .account_stats import LEVEL_GRID, THETA_GRID, account_stats
+from .account_stats import LEVEL_GRID, THETA_GRID, AccountStats, account_stats
 from .figures_time import shown_sets
-from .reader import CHARGES, Results
+from .reader import Results
 
 
-_MARKS = ((3.0, "warning\n300 %"), (1.1, "safe\n110 %"), (1.0, "liquidation\n100 %"))
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 def figure_charges_of_liquidated(results: Results) -> Figure:
-    """Charges of liquidated accounts at their worst time, summed and stacked, one bar a set."""
+    """Charges of liquidated accounts at their worst time, summed and stacked, one bar a set.
+
+    Sets with other charges stand in a panel of their own, on the same scale.
+    """
     sets = [s for s in shown_sets(results) if account_stats(results, s).liquidated]
     title = _charge_title(results)
     if not sets:
         return theme.empty_figure(title, "No account is liquidated")
+    groups = results.alike(sets)
+    most = max(_reach(account_stats(results, s)) for s in sets)
+    height = 0.55 + 1.2 * len(groups) + 0.5 * len(sets)
+    ratios = [0.6 + len(g) for g in groups]
     with mpl.rc_context(theme.style()):
-        figure, grid = theme.new_figure(title, 1.75 + 0.5 * len(sets))
-        axis = grid[0, 0]
-        for y, name in enumerate(sets):
-            _draw_stack(axis, y, account_stats(results, name).charges)
-        _label_stacks(axis, [account_stats(results, name).charges for name in sets])
-        axis.set_yticks(range(len(sets)), [theme.label(s, 18) for s in sets])
-        axis.set_ylim(len(sets) - 0.4, -0.6)
-        axis.grid(visible=False, axis="y")
-        axis.set_title(
-            "Sum over liquidated accounts at their worst time, USD; tall mark: total MMR"
+        figure, grid = theme.new_figure(
+            title, height, len(groups), sharex=True, height_ratios=ratios
         )
-        axis.xaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
-        handles, names = axis.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+        for axis, names in zip(grid[:, 0], groups, strict=True):
+            _draw_stacks(axis, results, names, most)
+            axis.set_title(
+                "Sum over liquidated accounts at their worst time, USD; tall mark: total MMR"
+            )
+        grid[-1, 0].xaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
+        _legends(figure, grid[:, 0].tolist(), 3)
     return figure
 
 
-def _draw_stack(axis: Axes, y: int, charges: dict[str, float]) -> None:
-    amounts = {c: charges[f"worst_{c}"] for c in CHARGES}
-    left = 0.0
-    for charge, amount in amounts.items():
-        color = theme.CHARGE_COLORS[charge]
-        axis.barh(y, amount, left=left, color=color, height=0.62, label=theme.CHARGE_NAMES[charge])
-        left += amount
-    total = charges["worst_total_mmr"]
-    axis.plot([total, total], [y - 0.4, y + 0.4], color=theme.INK, linewidth=2.4)
+def _legends(figure: Figure, panels: list[Axes], columns: int) -> None:
+    """One legend of the figure, or one below each panel where their charges differ."""
+    if len(panels) > 1:
+        for axis in panels:
+            theme.legend_below(axis, 20 if axis is panels[-1] else 8, columns)
+        return
+    handles, names = panels[0].get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns)
 
 
-def _label_stacks(axis: Axes, stacks: list[dict[str, float]]) -> None:
-    """Names the charges of each bar that are wide enough to be written on."""
-    wholes = [sum(charges[f"worst_{c}"] for c in CHARGES) for charges in stacks]
-    for y, (charges, whole) in enumerate(zip(stacks, wholes, strict=True)):
-        left = 0.0
-        for charge in CHARGES:
-            amount = charges[f"worst_{charge}"]
-            if amount > 0.09 * max(wholes):
-                words = f"{charge.upper()} {100 * amount / whole:.0f}{text.SPACE}%"
-                at, color = left + amount / 2, _on(charge)
-                axis.text(at, y, words, ha="center", va="center", fontsize=7.5, color=color)
+def _reach(stats: AccountStats) -> float:
+    """Length of a set's bar: the sum of its charges, or total MMR where that is larger."""
+    whole = sum(stats.charges[f"worst_{c}"] for c in stats.names)
+    return max(whole, stats.charges["worst_total_mmr"])
+
+
+def _draw_stacks(axis: Axes, results: Results, names: list[str], most: float) -> None:
+    """Bars of sets with equal charges; ``most`` is the longest bar of the whole figure, USD."""
+    for y, name in enumerate(names):
+        stats, left = account_stats(results, name), 0.0
+        whole = sum(stats.charges[f"worst_{c}"] for c in stats.names)
+        total = stats.charges["worst_total_mmr"]
+        for i, charge in enumerate(results.charges(name)):
+            amount = stats.charges[f"worst_{charge.name}"]
+            color = theme.charge_color(i)
+            axis.barh(y, amount, left=left, color=color, height=0.62, label=charge.label)
+            words = f"{charge.short} {100 * amount / whole:.0f}{text.SPACE}%" if whole > 0 else ""
+            at = _room(left, amount, total, 0.011 * len(words) * most)
+            if at is not None:
+                ink = theme.on_charge(i)
+                axis.text(at, y, words, ha="center", va="center", fontsize=7.5, color=ink)
             left += amount
+        axis.plot([total, total], [y - 0.4, y + 0.4], color=theme.INK, linewidth=2.4)
+    axis.set_yticks(range(len(names)), [theme.label(s, 18) for s in names])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
 
 
-def _on(charge: str) -> str:
-    """Colour of a text on the charge's own colour."""
-    return "#000000" if charge in ("mr2", "mr4", "mr5", "mr7", "mr9") else theme.ON_DARK_COLOR
+def _room(left: float, amount: float, mark: float, needed: float) -> float | None:
+    """Where words of a length stand on a part of a bar, beside the mark; None without room."""
+    parts = [(left, left + amount)]
+    if abs(left + amount / 2 - mark) < needed / 2:
+        parts = [(left, mark), (mark, left + amount)]
+    start, stop = max(parts, key=lambda p: p[1] - p[0])
+    return (start + stop) / 2 if stop - start > needed else None
 
 
 def _charge_title(results: Results) -> str:
     champion = theme.label(results.champion)
     charges = account_stats(results, results.champion).charges
-    amounts = {c: charges[f"worst_{c}"] for c in CHARGES}
+    amounts = {c: charges[f"worst_{c.name}"] for c in results.charges(results.champion)}
     whole = sum(amounts.values())
     if not whole > 0:
         return f"No account is liquidated under {champion}"
     largest = max(amounts, key=lambda c: amounts[c])
     return (
-        f"{theme.CHARGE_NAMES[largest]} is the largest charge of accounts liquidated under "
-        f"{champion}: {text.percent(amounts[largest] / whole)} of the nine"
+        f"{theme.label(largest.label, 40)} is the largest charge of accounts liquidated under "
+        f"{champion}: {text.percent(amounts[largest] / whole)} of all charges"
     )
 
 
@@ -125,9 +144,9 @@ def figure_levels(results: Results) -> Figure:
             axis.set_xlim(0.1, 100)
             axis.set_ylim(bottom=0)
             theme.percent_axis(axis)
-            for level, _ in _MARKS:
+            for level in _marks(results):
                 axis.axvline(level, color=theme.MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
-        _mark_levels(top)
+        _mark_levels(top, _marks(results))
         bottom.xaxis.set_major_formatter(lambda v, _: theme.percent_tick(v))
         bottom.set_xlabel(
             "worst margin level of the window (adjusted equity / maintenance margin), log scale"
@@ -136,9 +155,20 @@ def figure_levels(results: Results) -> Figure:
     return figure
 
 
-def _mark_levels(axis: Axes) -> None:
+def _marks(results: Results) -> dict[float, str]:
+    """Levels to mark with their names: those of the champion, as far as the run saved them."""
+    levels = results.levels(results.champion)
+    found = {levels.warning: "warning", levels.safe: "safe", 1.0: "liquidation"}
+    return {
+        level: f"{name}\n{theme.percent_tick(round(level, 3))}"
+        for level, name in found.items()
+        if level is not None
+    }
+
+
+def _mark_levels(axis: Axes, marks: dict[float, str]) -> None:
     axis.set_ylim(0, max(axis.get_ylim()[1], 0.05) * 1.02)
-    for level, name in _MARKS:
+    for level, name in marks.items():
         left, top = level <= 1.0, level < 2.0
         axis.annotate(
             name,
@@ -172,29 +202,35 @@ def figure_break_even(results: Results) -> Figure:
         return theme.empty_figure(title, "No account was scored")
     columns = min(2, len(sets))
     rows = -(-len(sets) // columns)
+    apart = len(results.alike(sets)) > 1
     with mpl.rc_context(theme.style()):
         figure, grid = theme.new_figure(
-            title, 1.1 + 2.9 * rows, rows, columns, sharex=True, sharey=True
+            title, 1.1 + (3.6 if apart else 2.9) * rows, rows, columns, sharex=True, sharey=True
         )
-        for axis, name in zip(grid.flat, sets, strict=False):
+        panels = grid.flat[: len(sets)].tolist()
+        for axis, name in zip(panels, sets, strict=True):
             _draw_curves(axis, results, name)
+            axis.tick_params(labelbottom=True)
         grid[0, 0].set_ylim(bottom=0)
         for axis in grid.flat[len(sets) :]:
             axis.set_axis_off()
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        if apart:
+            for axis in panels:
+                theme.legend_below(axis, 34, 2)
+        else:
+            _legends(figure, panels[:1], 3)
     return figure
 
 
 def _draw_curves(axis: Axes, results: Results, name: str) -> None:
     stats = account_stats(results, name)
-    for i, charge in enumerate(CHARGES):
+    for i, charge in enumerate(results.charges(name)):
         axis.plot(
             THETA_GRID,
-            stats.theta_counts[charge] / stats.scored,
-            color=theme.CHARGE_COLORS[charge],
+            stats.theta_counts[charge.name] / stats.scored,
+            color=theme.charge_color(i),
             linestyle=_LINES[i % len(_LINES)],
-            label=theme.CHARGE_NAMES[charge],
+            label=charge.label,
             linewidth=1.5,
         )
     axis.set_xscale("log")

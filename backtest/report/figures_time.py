@@ -1,6 +1,7 @@
 """Figures along time: the market with its liquidations, and margin by charge."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 
 from . import frames, text, theme
 from .frequency import by_time, times
-from .reader import CHARGES, Results
+from .reader import Results
+from .switches import switches
 
 
 STABLE = ("USDT", "USDC", "DAI", "FDUSD", "TUSD", "BUSD", "USDD", "PYUSD", "USDE")
@@ -47,6 +49,8 @@ def figure_timeline(results: Results) -> Figure:
         _draw_cumulative(cumulative, results)
         for axis in (share, episodes, cumulative):
             axis.set_ylim(0, max(axis.get_ylim()[1], 1e-3))
+        for name in results.schedules:
+            mark_switches(axes, results, name)
         theme.time_axis(axes[-1], _clock(results))
         figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -215,28 +219,42 @@ def _draw_cumulative(axis: Axes, results: Results) -> None:
 
 
 def figure_charges_by_time(results: Results) -> Figure:
-    """Charges of all scored accounts through time, share of gross notional, stacked, per set."""
+    """Charges of all scored accounts through time, share of gross notional, stacked, per set.
+
+    Sets with equal charges stand together above their legend.
+    """
     sets = [
         s for s in shown_sets(results) if frames.total(by_time(results, s), "gross_notional_usd")
     ][:4]
     title = "Charges of all accounts through time, share of gross notional"
     if not sets:
         return theme.empty_figure(title, "No account with positions was scored")
+    groups = results.alike(sets)
+    sets = [name for group in groups for name in group]
+    height = 1.3 + 1.6 * len(sets) + (0.65 * len(groups) if len(groups) > 1 else 0.0)
     with mpl.rc_context(theme.style()):
-        figure, grid = theme.new_figure(
-            title, 1.3 + 1.6 * len(sets), len(sets), sharex=True, sharey=True
-        )
-        for axis, name in zip(grid[:, 0], sets, strict=True):
-            _draw_charges(axis, by_time(results, name), _clock(results))
-            axis.set_title(f"{theme.label(name)}: the nine charges stacked, total MMR as line")
-        grid[0, 0].set_ylim(bottom=0)
-        theme.time_axis(grid[-1, 0], _clock(results))
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure, grid = theme.new_figure(title, height, len(sets), sharex=True, sharey=True)
+        panels: list[Axes] = grid[:, 0].tolist()
+        for axis, name in zip(panels, sets, strict=True):
+            _draw_charges(axis, results, name)
+            axis.set_title(f"{theme.label(name)}: charges stacked, total MMR as line")
+        panels[0].set_ylim(bottom=0)
+        for axis, name in zip(panels, sets, strict=True):
+            mark_switches([axis], results, name)
+        theme.time_axis(panels[-1], _clock(results))
+        if len(groups) > 1:  # a legend below the last panel of each group
+            last = {group[-1] for group in groups}
+            for axis, name in zip(panels, sets, strict=True):
+                if name in last:
+                    theme.legend_below(axis, 38 if axis is panels[-1] else 8, 4)
+        else:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
-def _draw_charges(axis: Axes, frame: pd.DataFrame, clock: np.ndarray) -> None:
+def _draw_charges(axis: Axes, results: Results, name: str) -> None:
+    frame, clock, charges = by_time(results, name), _clock(results), results.charges(name)
     starts = _starts(len(clock))
     gross = np.add.reduceat(frames.numbers(frame, "gross_notional_usd"), starts)
 
@@ -246,12 +264,72 @@ def _draw_charges(axis: Axes, frame: pd.DataFrame, clock: np.ndarray) -> None:
 
     axis.stackplot(
         clock[starts],
-        *(share(c) for c in CHARGES),
-        colors=[theme.CHARGE_COLORS[c] for c in CHARGES],
-        labels=[theme.CHARGE_NAMES[c] for c in CHARGES],
+        *(share(c.name) for c in charges),
+        colors=[theme.charge_color(i) for i in range(len(charges))],
+        labels=[c.label for c in charges],
         linewidth=0,
     )
     margin = share("total_mmr")
     axis.plot(clock[starts], margin, color=theme.PAPER, linewidth=2.8)
     axis.plot(clock[starts], margin, color=theme.INK, label="total MMR", linewidth=1.3)
     theme.percent_axis(axis)
+
+
+def mark_switches(axes: list[Axes], results: Results, name: str, named: bool = True) -> None:
+    """Thin lines at the dates on which a schedule changes its rules, named on the first panel."""
+    found = switches(results, name)
+    clock = _clock(results)
+    if not found or len(clock) < 2:
+        return
+    span = (clock[-1] - clock[0]) / np.timedelta64(1, "us")
+    at = [s.time.tz_convert(None).to_datetime64() for s in found]
+    places = [float((t - clock[0]) / np.timedelta64(1, "us") / span) for t in at]
+    for axis in axes:
+        for time in at:
+            # time axes take datetime64 where the annotations say float
+            axis.axvline(
+                cast("Any", time),
+                color=theme.INK,
+                linewidth=0.7,
+                linestyle=(0, (1.5, 1.5)),
+                zorder=4,
+            )
+    for k, side in enumerate(label_sides(places)):
+        if not side or not named:
+            continue
+        axes[0].annotate(
+            theme.label(found[k].after.name, 22),
+            (places[k], 0.98),
+            (2 if side == "right" else -2, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            rotation=90,
+            ha="left" if side == "right" else "right",
+            va="top",
+            fontsize=6.3,
+            color=theme.INK,
+            bbox={"facecolor": theme.PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+            zorder=6,
+        )
+
+
+def label_sides(places: list[float], width: float = 0.018) -> list[str]:
+    """On which side of its line each label stands so that none covers another; "" = no room.
+
+    Args:
+        places: of the lines, shares of the panel's width, rising.
+        width: of a label, share of the panel's width.
+    """
+    sides: list[str] = []
+    taken = 0.0
+    for k, place in enumerate(places):
+        after = places[k + 1] if k + 1 < len(places) else 1.0
+        if place + width <= min(after, 1.0):
+            sides.append("right")
+            taken = place + width
+        elif place - width >= taken:
+            sides.append("left")
+            taken = place
+        else:
+            sides.append("")
+    return sides

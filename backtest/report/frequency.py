@@ -35,19 +35,21 @@ def times(results: Results) -> pd.DatetimeIndex:
     """All times of the replay, of any set."""
     key = ("times",)
     if key not in results.memo:
-        results.memo[key] = pd.DatetimeIndex(results.summary()["time"].unique()).sort_values()
+        found = [pd.DatetimeIndex(results.summary(n)["time"].unique()) for n in results.set_names]
+        results.memo[key] = found[0].append(found[1:]).unique().sort_values()
     return results.memo[key]
 
 
 def by_time(results: Results, parameter_set: str) -> pd.DataFrame:
-    """Counts and sums of one set over all segments, one row for each time of the replay.
+    """Counts, sums and charges of one set over all segments, one row for each replayed time.
 
     Adds ``first_liquidations`` (accounts whose first episode starts then) and ``at_or_below_100``
     (accounts in liquidation or with equity below zero).
     """
     key = ("by_time", parameter_set)
     if key not in results.memo:
-        columns = [*SUMMARY_COUNTS, *SUMMARY_SUMS]
+        charges = (c.name for c in results.charges(parameter_set))
+        columns = [*SUMMARY_COUNTS, *SUMMARY_SUMS, *charges]
         frame = frames.summed(results.summary(parameter_set), "time", columns)
         frame = frame.reindex(times(results), fill_value=0)
         first = account_stats(results, parameter_set).first_times

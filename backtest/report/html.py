@@ -11,7 +11,9 @@ from . import cells, text, theme
 from .cells import Column, PageTable, page_table
 from .decision import decision_table, tiles
 from .reader import Results
-from .sections import Section, sections
+from .section import Section
+from .sections import sections
+from .sections_schedule import step_page
 from .tables import LABELS, parameter_set_table, summary_table
 from .verdict import caveats, verdicts
 
@@ -41,7 +43,7 @@ def render(results: Results, pictures: dict[str, str]) -> str:
         sections=shown,
         titles=_titles(shown),
         pictures={name: Markup(svg) for name, svg in pictures.items()},
-        provenance=_parameter_sets(results),
+        provenance=[t for t in (_parameter_sets(results), step_page(results)) if t is not None],
         manifest=_manifest(results),
         manifest_json=json.dumps(
             results.manifest.get("config") or {}, indent=2, ensure_ascii=False, default=str

@@ -8,7 +8,8 @@ from . import frames, text
 from .account_stats import account_stats
 from .compare import pairing
 from .frequency import by_time
-from .reader import CHARGES, Results
+from .reader import Results
+from .switches import periods
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def checks(results: Results) -> list[Check]:
             found += [_summary_check(results, name), _episode_check(results, name)]
             found.append(_break_even_check(results, name))
         found += [_flip_check(results, challenger) for challenger in results.challengers]
+        found += [_period_check(results, name) for name in results.schedules]
         results.memo[key] = found
     return results.memo[key]
 
@@ -123,15 +125,14 @@ def _episode_check(results: Results, name: str) -> Check:
 
 def _break_even_check(results: Results, name: str) -> Check:
     stats = account_stats(results, name)
-    off = {c: stats.liquidated_at(c, 1.0) for c in CHARGES}
+    charges = results.charges(name)
+    off = {c.short: stats.liquidated_at(c.name, 1.0) for c in charges}
     off = {c: n for c, n in off.items() if n != stats.liquidated}
     detail = f"{text.number(stats.liquidated)} of {text.number(stats.scored)} accounts liquidated"
     if off:
-        detail += "; at multiplier 1: " + ", ".join(
-            f"{c.upper()} {text.number(n)}" for c, n in off.items()
-        )
+        detail += "; at multiplier 1: " + ", ".join(f"{c} {text.number(n)}" for c, n in off.items())
     else:
-        detail += f", and at multiplier 1 of each of the {len(CHARGES)} charges"
+        detail += f", and at multiplier 1 of each of the {len(charges)} charges"
     return Check(f"{name}: F(1) = share liquidated, every charge", not off, detail)
 
 
@@ -150,3 +151,18 @@ def _flip_check(results: Results, challenger: str) -> Check:
     same = pair.both + pair.only_champion == a.liquidated
     same = same and pair.both + pair.only_challenger == b.liquidated
     return Check(name, same, detail)
+
+
+def _period_check(results: Results, name: str) -> Check:
+    frame, found = by_time(results, name), periods(results, name)
+    columns = {"scored": "account-times", "episodes_started": "episodes"}
+    columns["first_liquidations"] = "accounts newly liquidated"
+    parts: list[str] = []
+    same = True
+    for column, words in columns.items():
+        counts = [frames.count(frame.iloc[p.first : p.stop], column) for p in found]
+        whole = frames.count(frame, column)
+        same = same and sum(counts) == whole
+        added = " + ".join(text.number(c) for c in counts) or "0"
+        parts.append(f"{added} = {text.number(whole)} {words}")
+    return Check(f"{name}: rule periods add up to the window", same, "; ".join(parts))

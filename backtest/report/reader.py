@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from backtest.errors import ConfigError, DataError
 
 from . import frames
+from .rules import Charge, Levels, Step, read_charges, read_levels, read_steps
 
 
-CHARGES = tuple(f"mr{k}" for k in range(1, 10))
 STATUSES = ("ok", "warning", "liquidation", "bankrupt", "no_requirement", "ineligible")
 EVENTS = ("warning", "liquidation", "recovered", "bankrupt")
 SUMMARY_COUNTS = ("accounts", "scored", "unpriced", "quarantined", *STATUSES, "episodes_started")
@@ -28,13 +28,15 @@ SUMMARY_SUMS = (
     "adjusted_equity",
     "gross_notional_usd",
     "liquidated_notional_usd",
-    *CHARGES,
     "derivatives_mmr",
     "total_mmr",
     "total_imr",
 )
+"""Amounts of every margin model; the charges of a set stand beside them."""
 _KEY = ["parameter_set", "segment", "time"]
 _MERGE_ROWS = 1_000_000
+_SINGLE = ("index", "parameter_paths")
+"""Tables of one file in ``report_data``."""
 
 
 class Results:
@@ -89,6 +91,43 @@ class Results:
         """All sets but the champion, in order."""
         return [name for name in self.set_names if name != self.champion]
 
+    def charges(self, parameter_set: str) -> tuple[Charge, ...]:
+        """Charges of a parameter set in the order in which they add up."""
+        return read_charges(self.entry(parameter_set), str(self.path / "manifest.json"))
+
+    def levels(self, parameter_set: str) -> Levels:
+        """Margin levels at which a parameter set warns, and ends an episode."""
+        return read_levels(self.entry(parameter_set))
+
+    def steps(self, parameter_set: str) -> tuple[Step, ...]:
+        """Dated steps of a schedule; none for a set whose rules hold over the whole window."""
+        return read_steps(self.entry(parameter_set), str(self.path / "manifest.json"))
+
+    def model(self, parameter_set: str) -> str:
+        """Name of a parameter set's margin model, empty where the run did not save it."""
+        return str(self.entry(parameter_set).get("model") or "")
+
+    def how(self, parameter_set: str) -> str:
+        """How the charges of a set make up its margin, in one sentence; empty if not saved."""
+        return str(self.entry(parameter_set).get("how") or "")
+
+    def entry(self, parameter_set: str) -> dict[str, Any]:
+        """What the manifest holds of a parameter set."""
+        at = self.set_names.index(self.check_set(parameter_set))
+        return self.manifest["parameter_sets"][at]
+
+    @property
+    def schedules(self) -> list[str]:
+        """Sets whose rules change on dates, the champion first."""
+        return [n for n in (self.champion, *self.challengers) if self.steps(n)]
+
+    def alike(self, parameter_sets: Sequence[str]) -> list[list[str]]:
+        """Sets grouped by equal charges, in order: only those may share a panel or a table."""
+        groups: dict[tuple[Charge, ...], list[str]] = {}
+        for name in parameter_sets:
+            groups.setdefault(self.charges(name), []).append(name)
+        return list(groups.values())
+
     @property
     def interval_seconds(self) -> float:
         """Seconds between two times of the replay."""
@@ -110,18 +149,24 @@ class Results:
         return name
 
     def has(self, table: str) -> bool:
-        """Whether the folder has files of a table: accounts, events, summary, traces, index."""
+        """Whether the folder has files of a table.
+
+        Tables: accounts, events, summary, traces, index, parameter_paths.
+        """
         return bool(self._files(table))
 
     def summary(self, parameter_set: str | None = None) -> pd.DataFrame:
-        """Counts and USD sums for each parameter set, segment and time, over all cells."""
-        key = ("summary",)
-        if key not in self.memo:
-            self.memo[key] = self._read_summary()
-        frame: pd.DataFrame = self.memo[key]
+        """Counts and USD sums for each parameter set, segment and time, over all cells.
+
+        Without a set: all sets, a charge null where the set has none of that name.
+        """
         if parameter_set is None:
-            return frame
-        return frames.rows(frame, frame["parameter_set"] == self.check_set(parameter_set))
+            parts = [self.summary(name) for name in self.set_names]
+            return frames.ordered(pd.concat(parts, ignore_index=True), _KEY)
+        key = ("summary", self.check_set(parameter_set))
+        if key not in self.memo:
+            self.memo[key] = self._read_summary(parameter_set)
+        return self.memo[key]
 
     def accounts(
         self, columns: Sequence[str] | None = None, parameter_set: str | None = None
@@ -157,17 +202,24 @@ class Results:
         """Index prices of the replay: time, currency, usd (USD per unit)."""
         return self._frame("index", ["time", "currency", "usd"], None)
 
+    def parameter_paths(self, parameter_set: str | None = None) -> pd.DataFrame:
+        """Parameters that follow the market: parameter_set, time, key, value."""
+        columns = ["parameter_set", "time", "key", "value"]
+        frame = self._frame("parameter_paths", columns, parameter_set)
+        return frames.ordered(frame, ["parameter_set", "key", "time"])
+
     def _files(self, table: str) -> list[Path]:
-        if table == "index":
-            file = self.path / "report_data" / "index.parquet"
+        if table in _SINGLE:
+            file = self.path / "report_data" / f"{table}.parquet"
             return [file] if file.is_file() else []
         return sorted((self.path / table).rglob("*.parquet"))
 
-    def _read_summary(self) -> pd.DataFrame:
-        sums = [*SUMMARY_COUNTS, *SUMMARY_SUMS]
+    def _read_summary(self, parameter_set: str) -> pd.DataFrame:
+        charges = [c.name for c in self.charges(parameter_set)]
+        sums = [*SUMMARY_COUNTS, *SUMMARY_SUMS, *charges]
         parts: list[pa.Table] = []
         rows = 0
-        for batch in self._batches("summary", [*_KEY, *sums], None):
+        for batch in self._batches("summary", [*_KEY, *sums], parameter_set):
             parts.append(pa.Table.from_batches([batch]))
             rows += batch.num_rows
             if rows > _MERGE_ROWS:
@@ -192,16 +244,25 @@ class Results:
         return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
     def _empty(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
-        """No rows, but columns of the right types."""
-        schema = pq.read_schema(self._need(table)[0])
-        wanted = pa.schema([schema.field(name) for name in (columns or schema.names)])
+        """No rows, but columns of the right types, of whichever file has them."""
+        found: dict[str, pa.Field] = {}
+        for file in self._need(table):
+            schema = pq.read_schema(file)
+            found |= {n: schema.field(n) for n in schema.names if n not in found}
+            if columns is not None and found.keys() >= set(columns):
+                break
+        absent = set(columns or ()) - found.keys()
+        if absent:
+            raise DataError(f"{self.path / table}: missing column {', '.join(sorted(absent))}")
+        wanted = pa.schema([found[name] for name in (columns or found)])
         batch = pa.RecordBatch.from_pylist([], schema=wanted)
         return pa.Table.from_batches([_plain(batch)]).to_pandas()
 
     def _need(self, table: str) -> list[Path]:
         files = self._files(table)
         if not files:
-            where = "report_data/index.parquet" if table == "index" else f"{table}/*.parquet"
+            single = f"report_data/{table}.parquet"
+            where = single if table in _SINGLE else f"{table}/*.parquet"
             raise DataError(f"{self.path}: {where} is missing; run again to write it")
         return files
 
@@ -228,10 +289,14 @@ def _file_batches(
         raise DataError(f"{file}: not a readable Parquet file: {e}") from e
     with parquet:
         names = list(columns) if columns is not None else parquet.schema_arrow.names
-        absent = {*names, *wanted} - set(parquet.schema_arrow.names)
-        if absent:
-            raise DataError(f"{file}: missing column {', '.join(sorted(absent))}")
+        has = set(parquet.schema_arrow.names)
         groups = [g for g in range(parquet.num_row_groups) if _may_hold(parquet, g, wanted)]
+        absent = {*names, *wanted} - has
+        if absent:
+            # a file of another set may lack columns that only the wanted set has
+            if has >= set(wanted) and not _holds(parquet, groups, wanted):
+                return
+            raise DataError(f"{file}: missing column {', '.join(sorted(absent))}")
         for batch in parquet.iter_batches(
             batch_size=262_144, row_groups=groups, columns=[*names, *(set(wanted) - set(names))]
         ):
@@ -240,6 +305,19 @@ def _file_batches(
                 plain = plain.filter(pc.field(column) == value)
             if plain.num_rows:
                 yield plain.select(names)
+
+
+def _holds(parquet: pq.ParquetFile, groups: list[int], wanted: dict[str, str]) -> bool:
+    """Whether a row of the row groups has every wanted value."""
+    if not wanted:
+        return True
+    for batch in parquet.iter_batches(row_groups=groups, columns=list(wanted)):
+        plain = _plain(batch)
+        for column, value in wanted.items():
+            plain = plain.filter(pc.field(column) == value)
+        if plain.num_rows:
+            return True
+    return False
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, wanted: dict[str, str]) -> bool:

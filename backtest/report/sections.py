@@ -1,40 +1,21 @@
 """The sections of the report after the decision: what each shows, and how to read it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from . import cells, frames, tables, text
+from . import cells, frames, tables, text, theme
 from .account_stats import LEVEL_GRID, account_stats
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
+from .paths import sets_with_paths
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
-from .reader import CHARGES, Results
-from .theme import CHARGE_NAMES
+from .reader import Results
+from .section import Picture, Section, head, number_cell
+from .sections_margin import break_even_section, charge_section, loss_section
+from .sections_schedule import path_section, schedule_section
 from .verdict import quote
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure by its name in the report folder, with the text below it."""
-
-    name: str
-    caption: str
-    challenger: str | None = None
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the page."""
-
-    anchor: str
-    title: str
-    intro: str
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[PageTable] = field(default_factory=list)
 
 
 MOST_FLIPS = 4
@@ -43,9 +24,14 @@ _LEVEL_ROWS = (0.5, 1.0, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 def sections(results: Results) -> list[Section]:
     """All sections in reading order."""
-    found = [time_section(results), segment_section(results)]
+    found = [time_section(results)]
+    if results.schedules:
+        found.append(schedule_section(results))
+    found.append(segment_section(results))
     found += [flip_section(results, c, i) for i, c in enumerate(results.challengers[:MOST_FLIPS])]
     found += [charge_section(results), level_section(results), break_even_section(results)]
+    if sets_with_paths(results):
+        found.append(path_section(results))
     found += [loss_section(results), quality_section(results)]
     return found
 
@@ -54,9 +40,11 @@ def time_section(results: Results) -> Section:
     """Liquidations through time with the prices."""
     caption = (
         "Top: index prices. Below: share of accounts at or below 100 % at each time, episodes "
-        "started, and their running total. An episode starts at 100 % or below and ends above "
-        "110 %."
+        "started, and their running total. An episode starts at 100 % or below and "
+        f"{_ends(results)}."
     )
+    if results.schedules:
+        caption += " Dotted lines: the rules of a schedule change, to those named."
     hidden = len(results.set_names) - len(shown_sets(results))
     if hidden > 0:
         more = text.plural(hidden, "further set is", "further sets are")
@@ -65,13 +53,27 @@ def time_section(results: Results) -> Section:
     return Section("time", "Liquidations through time", intro, [Picture("timeline", caption)])
 
 
+def _ends(results: Results) -> str:
+    """When an episode ends, by set where they differ."""
+    names = [results.champion, *results.challengers]
+    safe = {n: results.levels(n).safe for n in names}
+    known = {n: theme.percent_tick(round(v, 3)) for n, v in safe.items() if v is not None}
+    if len(known) < len(names):
+        return "ends above the safe level of its parameter set"
+    levels = dict.fromkeys(known.values())
+    if len(levels) == 1:
+        return f"ends above {known[names[0]]}"
+    under = {v: text.listing([quote(n) for n in names if known[n] == v], 3) for v in levels}
+    return "ends above " + "; ".join(f"{level} under {who}" for level, who in under.items())
+
+
 def segment_section(results: Results) -> Section:
     """Liquidations by segment."""
     names = [results.champion, *results.challengers]
     headings = [("Segment", "", False), ("Scored", "accounts", True)]
     headings.append(("Gross notional", "at the start", True))
-    headings += [(_head(n), "accounts liquidated", True) for n in names]
-    headings += [(_head(n), "notional liquidated", True) for n in names]
+    headings += [(head(n), "accounts liquidated", True) for n in names]
+    headings += [(head(n), "notional liquidated", True) for n in names]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for record in frames.records(tables.segment_table(results)):
         found.setdefault(record["segment"], {})[record["parameter_set"]] = record
@@ -88,23 +90,17 @@ def segment_section(results: Results) -> Section:
 def _segment_row(segment: str, by_set: dict[str, dict[str, Any]], names: list[str]) -> list[Cell]:
     scored = max(r["scored"] for r in by_set.values())
     gross = max(r["start_gross_usd"] for r in by_set.values())
-    row = [Cell(segment, segment), _number(cells.count, scored), _number(cells.money, gross)]
+    row = [
+        Cell(segment, segment),
+        number_cell(cells.count, scored),
+        number_cell(cells.money, gross),
+    ]
     for name in names:
         record = by_set.get(name, {})
         count = f"{cells.count(record.get('liquidated'))} accounts"
-        row.append(_number(cells.share, record.get("per_account_frac"), count))
-    row += [_number(cells.share, by_set.get(n, {}).get("notional_frac")) for n in names]
+        row.append(number_cell(cells.share, record.get("per_account_frac"), count))
+    row += [number_cell(cells.share, by_set.get(n, {}).get("notional_frac")) for n in names]
     return row
-
-
-def _head(name: str) -> str:
-    """A set's name as a heading."""
-    return text.shorten(name, 24)
-
-
-def _number(show: Callable[[object], str], value: object, note: str = "") -> Cell:
-    order = value if isinstance(value, int | float) and not text.is_missing(value) else None
-    return Cell(show(value), order, note, "number")
 
 
 def flip_section(results: Results, challenger: str, position: int) -> Section:
@@ -141,7 +137,7 @@ def flip_section(results: Results, challenger: str, position: int) -> Section:
 
 def _flip_square(pair: Pairing) -> PageTable:
     """The two-by-two table of paired accounts."""
-    champion, challenger = _head(pair.champion), _head(pair.challenger)
+    champion, challenger = head(pair.champion), head(pair.challenger)
     headings = [("", "", False), (f"{challenger}: liquidated", "", True)]
     headings.append((f"{challenger}: not", "", True))
     saved, new = pair.only_champion, pair.only_challenger
@@ -189,54 +185,6 @@ _FLIPPED = (
 )
 
 
-def charge_section(results: Results) -> Section:
-    """What the margin of those liquidated, and of everyone, consists of."""
-    names = [results.champion, *results.challengers]
-    found = {
-        (r["parameter_set"], r["charge"]): r for r in frames.records(tables.charge_table(results))
-    }
-    rows = []
-    for charge in CHARGES:
-        mine = [found[name, charge] for name in names]
-        shown = [
-            _number(cells.money, r["usd"], f"{cells.share(r['of_total_mmr_frac'])} of MMR")
-            for r in mine
-        ]
-        rows.append([Cell(CHARGE_NAMES[charge], charge), *shown])
-    headings = [("Charge", "", False)] + [(_head(n), "at the worst time", True) for n in names]
-    split = PageTable("Charges of liquidated accounts, summed", headings, rows)
-    binding = page_table(
-        frames.renamed(tables.trigger_table(results), "binding_charge", CHARGE_NAMES),
-        _TRIGGERS,
-        "What bound at the trigger: charge and scenario of the coin with the largest MMR",
-        30,
-        folded=True,
-        empty="No liquidation.",
-    )
-    note = (
-        "In each risk unit only the largest of MR1, MR2 and MR6 counts and MR7 is a floor, so the "
-        "nine charges overlap and add up to more than total MMR."
-    )
-    pictures = [
-        Picture("charges_of_liquidated", "Liquidated accounts only, at the worst time of each."),
-        Picture(
-            "charges_by_time", "All scored accounts; the stack dips where accounts are unpriced."
-        ),
-    ]
-    return Section("charges", "What the margin consists of", note, pictures, [split, binding])
-
-
-_TRIGGERS = (
-    Column("parameter_set", "Set"),
-    Column("binding_charge", "Binding charge"),
-    Column("binding_unit", "Coin"),
-    Column("binding_price_move", "Price move", cells.share),
-    Column("binding_vol", "Volatility"),
-    Column("events", "Liquidations", cells.count),
-    Column("gross_notional_usd", "Gross notional", cells.money),
-)
-
-
 def level_section(results: Results) -> Section:
     """How far accounts fall."""
     names = [results.champion, *results.challengers]
@@ -248,10 +196,10 @@ def level_section(results: Results) -> Section:
             stats = account_stats(results, name)
             count = int(stats.level_counts[at])
             share = count / stats.scored if stats.scored else None
-            row.append(_number(cells.share, share, f"{text.number(count)} accounts"))
+            row.append(number_cell(cells.share, share, f"{text.number(count)} accounts"))
         rows.append(row)
     headings = [("Worst level at or below", "", False)]
-    headings += [(_head(n), "share of scored accounts", True) for n in names]
+    headings += [(head(n), "share of scored accounts", True) for n in names]
     without = ", ".join(
         f"{text.number(account_stats(results, n).without_level)} under {quote(n)}"
         for n in names[:4]
@@ -260,6 +208,8 @@ def level_section(results: Results) -> Section:
         "Levels at or below 10 %, negative ones too, are counted at the left edge. Accounts "
         f"without any margin requirement have no level and stay above every mark: {without}."
     )
+    if len({results.levels(n) for n in names}) > 1:
+        caption += f" Marked are the levels of {quote(results.champion)}; others differ."
     return Section(
         "levels",
         "How far margin levels fall",
@@ -267,67 +217,6 @@ def level_section(results: Results) -> Section:
         [Picture("worst_margin_levels", caption)],
         [PageTable("Worst margin level of the window", headings, rows)],
     )
-
-
-def break_even_section(results: Results) -> Section:
-    """How close accounts are to the trigger, charge by charge."""
-    frame = frames.renamed(tables.break_even_points(results), "charge", CHARGE_NAMES)
-    columns = [Column("parameter_set", "Set"), Column("charge", "Charge")]
-    columns += [
-        Column(f"at_{m:g}", f"{text.TIMES} {m:g}", cells.share) for m in tables.BREAK_EVEN_POINTS
-    ]
-    columns.append(Column("elasticity", "Elasticity", cells.ratio))
-    table = page_table(frame, columns, "Share of accounts liquidated at multiples of one charge")
-    failed = [c for c in checks(results) if "F(1)" in c.name and c.holds is False]
-    agree = (
-        "At multiplier 1 all nine curves equal the share liquidated by the run: checked, they do."
-        if not failed
-        else "At multiplier 1 all curves must equal the share liquidated; some do not, see checks."
-    )
-    caption = (
-        f"{agree} Left of 1 the charge is lowered, right of 1 raised. Exact for parameters that "
-        "scale a charge linearly; price moves of option books do not."
-    )
-    return Section(
-        "break-even",
-        "How close the rest were",
-        "For each account the run keeps the multiplier of each charge that just liquidates it; "
-        "the curves are their distribution. Elasticity: percent more accounts liquidated for one "
-        f"percent more of the charge, between {text.TIMES} 0.9 and {text.TIMES} 1.1.",
-        [Picture("break_even", caption)],
-        [table],
-    )
-
-
-def loss_section(results: Results) -> Section:
-    """The accounts with the largest losses."""
-    stats = account_stats(results, results.champion)
-    rows = [r | {"largest": _largest_charge(r)} for r in frames.records(stats.losses)]
-    table = page_table(
-        pd.DataFrame(rows, columns=[c.key for c in _LOSSES]),
-        _LOSSES,
-        f"Largest bad debt under {quote(results.champion)}",
-        25,
-        empty="No account has equity below zero.",
-    )
-    intro = "Accounts whose equity falls furthest below zero if nothing is closed."
-    return Section("losses", "Largest losses", intro, tables=[table])
-
-
-def _largest_charge(record: dict[str, Any]) -> str:
-    return max(CHARGES, key=lambda c: record[f"worst_{c}"]).upper()
-
-
-_LOSSES = (
-    Column("account_id", "Account"),
-    Column("segment", "Segment"),
-    Column("bad_debt_usd", "Bad debt", cells.money),
-    Column("start_gross_notional_usd", "Gross notional", cells.money, "at the start"),
-    Column("first_liquidation_time", "First liquidated", cells.moment, "UTC"),
-    Column("worst_time", "Worst time", cells.moment, "UTC"),
-    Column("worst_total_mmr", "Total MMR", cells.money, "at the worst time"),
-    Column("largest", "Largest charge"),
-)
 
 
 def quality_section(results: Results) -> Section:

@@ -9,6 +9,7 @@ from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from .bootstrap import Estimate
 from .compare import Pairing, flip_table, flipped_accounts, pairing
+from .dated import period_table, step_table, switch_table
 from .frequency import (
     average_margin,
     by_time,
@@ -17,8 +18,9 @@ from .frequency import (
     rate_differences,
     rates,
 )
+from .paths import path_table, sets_with_paths
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
-from .reader import CHARGES, Results
+from .reader import Results
 from .triggers import trigger_stats
 
 
@@ -162,13 +164,14 @@ def charge_table(results: Results) -> pd.DataFrame:
     for name in results.set_names:
         stats = account_stats(results, name)
         total = stats.charges["worst_total_mmr"]
-        added = sum(stats.charges[f"worst_{c}"] for c in CHARGES)
-        for charge in CHARGES:
-            amount = stats.charges[f"worst_{charge}"]
+        added = sum(stats.charges[f"worst_{c}"] for c in stats.names)
+        for charge in results.charges(name):
+            amount = stats.charges[f"worst_{charge.name}"]
             rows.append(
                 {
                     "parameter_set": name,
-                    "charge": charge,
+                    "charge": charge.name,
+                    "label": charge.label,
                     "usd": amount,
                     "of_total_mmr_frac": amount / total if total else np.nan,
                     "of_all_charges_frac": amount / added if added else np.nan,
@@ -180,18 +183,14 @@ def charge_table(results: Results) -> pd.DataFrame:
 
 
 def charge_path_table(results: Results) -> pd.DataFrame:
-    """Charges and margin of all scored accounts at each time, USD sums, per set."""
-    columns = [
-        *CHARGES,
-        "derivatives_mmr",
-        "total_mmr",
-        "total_imr",
-        "equity_usd",
-        "adjusted_equity",
-    ]
-    columns += ["gross_notional_usd"]
+    """Charges and margin of all scored accounts at each time, USD sums, per set.
+
+    A charge is null, never zero, in the rows of a set whose model has none of that name.
+    """
+    rest = ["derivatives_mmr", "total_mmr", "total_imr", "equity_usd", "adjusted_equity"]
     parts = []
     for name in results.set_names:
+        columns = [*account_stats(results, name).names, *rest, "gross_notional_usd"]
         frame = by_time(results, name)[columns].rename_axis("time").reset_index()
         frame.insert(0, "parameter_set", name)
         parts.append(frame)
@@ -217,10 +216,11 @@ def break_even_curves(results: Results) -> pd.DataFrame:
     parts = []
     for name in results.set_names:
         stats = account_stats(results, name)
-        for charge in CHARGES:
-            counts = stats.theta_counts[charge]
+        for charge in results.charges(name):
+            counts = stats.theta_counts[charge.name]
             frame = pd.DataFrame({"multiplier": THETA_GRID, "accounts_liquidated": counts})
-            frame.insert(0, "charge", charge)
+            frame.insert(0, "label", charge.label)
+            frame.insert(0, "charge", charge.name)
             frame.insert(0, "parameter_set", name)
             frame["liquidated_frac"] = counts / (stats.scored or np.nan)
             parts.append(frame)
@@ -235,11 +235,12 @@ def break_even_points(results: Results) -> pd.DataFrame:
     rows = []
     for name in results.set_names:
         stats = account_stats(results, name)
-        for charge in CHARGES:
+        for charge in results.charges(name):
             share = {
-                m: _share(stats.liquidated_at(charge, m), stats.scored) for m in BREAK_EVEN_POINTS
+                m: _share(stats.liquidated_at(charge.name, m), stats.scored)
+                for m in BREAK_EVEN_POINTS
             }
-            row = {"parameter_set": name, "charge": charge}
+            row = {"parameter_set": name, "charge": charge.name, "label": charge.label}
             row |= {f"at_{m:g}": s for m, s in share.items()}
             slope = (share[1.1] - share[0.9]) / (np.log(1.1) - np.log(0.9))
             row["elasticity"] = slope / share[1.0] if share[1.0] else np.nan
@@ -256,13 +257,18 @@ def trigger_table(results: Results) -> pd.DataFrame:
     parts = []
     for name in results.set_names:
         frame = trigger_stats(results, name).binding.copy()
+        labels = {c.name: c.label for c in results.charges(name)}
+        frame.insert(1, "label", [labels.get(c, c) for c in frame["binding_charge"].tolist()])
         frame.insert(0, "parameter_set", name)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 
 
 def loss_table(results: Results) -> pd.DataFrame:
-    """The accounts with the largest bad debt (equity below zero if nothing is closed), per set."""
+    """The accounts with the largest bad debt (equity below zero if nothing is closed), per set.
+
+    A charge is null, never zero, in the rows of a set whose model has none of that name.
+    """
     parts = []
     for name in results.set_names:
         frame = account_stats(results, name).losses
@@ -275,7 +281,8 @@ def loss_table(results: Results) -> pd.DataFrame:
                 "worst_time",
             ]
             kept += ["first_liquidation_time", "worst_margin_level", "worst_equity_usd"]
-            kept += ["worst_total_mmr", *(f"worst_{c}" for c in CHARGES)]
+            names = account_stats(results, name).names
+            kept += ["worst_total_mmr", *(f"worst_{c}" for c in names)]
             frame = frame[kept].copy()
             frame.insert(0, "parameter_set", name)
             parts.append(frame)
@@ -318,6 +325,12 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "parameter_sets": parameter_set_table(results),
         "checks": checks_table(results),
     }
+    if results.schedules:
+        tables["schedule_steps"] = step_table(results)
+        tables["schedule_periods"] = period_table(results)
+        tables["schedule_switches"] = switch_table(results)
+    if sets_with_paths(results):
+        tables["parameter_paths"] = path_table(results)
     flips, accounts = [], []
     for challenger in results.challengers:
         flips.append(

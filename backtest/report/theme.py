@@ -1,6 +1,7 @@
 """How figures look: colour-blind-safe colours, quiet axes, titles that say the finding.
 
-Colours are those of Okabe and Ito; charges and parameter sets keep theirs in every figure.
+Colours are those of Okabe and Ito; parameter sets, and charges by their position in a set, keep
+theirs in every figure.
 """
 
 import io
@@ -17,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.transforms import ScaledTranslation
 
 from . import text
 
@@ -26,28 +28,19 @@ MUTED = "#5b6773"
 GRID = "#dfe4e9"
 PAPER = "#fefefe"
 ON_DARK_COLOR = "#fffffd"
-CHARGE_COLORS = {
-    "mr1": "#0072b2",
-    "mr2": "#56b4e9",
-    "mr3": "#009e73",
-    "mr4": "#e69f00",
-    "mr5": "#e8da28",
-    "mr6": "#d55e00",
-    "mr7": "#999999",
-    "mr8": "#4d4d4d",
-    "mr9": "#cc79a7",
-}
-CHARGE_NAMES = {
-    "mr1": "MR1 spot shock",
-    "mr2": "MR2 theta",
-    "mr3": "MR3 vega term structure",
-    "mr4": "MR4 basis",
-    "mr5": "MR5 interest rate",
-    "mr6": "MR6 extreme move",
-    "mr7": "MR7 minimum charge",
-    "mr8": "MR8 borrowing",
-    "mr9": "MR9 stablecoin depeg",
-}
+CHARGE_COLORS = (
+    "#0072b2",
+    "#56b4e9",
+    "#009e73",
+    "#e69f00",
+    "#e8da28",
+    "#d55e00",
+    "#999999",
+    "#4d4d4d",
+    "#cc79a7",
+)
+"""Colours of charges by their position in a set; a tenth charge would start again."""
+_LIGHT = frozenset({"#56b4e9", "#e69f00", "#e8da28", "#999999", "#cc79a7"})
 SET_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LineStyle = str | tuple[int, tuple[int | float, ...]]
 SET_STYLES: tuple[LineStyle, ...] = (
@@ -187,9 +180,19 @@ def set_style(position: int) -> LineStyle:
     return SET_STYLES[position % MOST_SETS]
 
 
-def time_axis(axes: Axes, times: np.ndarray) -> None:
+def charge_color(position: int) -> str:
+    """Colour of the n-th charge of a set."""
+    return CHARGE_COLORS[position % len(CHARGE_COLORS)]
+
+
+def on_charge(position: int) -> str:
+    """Colour of a text on the colour of the n-th charge."""
+    return "#000000" if charge_color(position) in _LIGHT else ON_DARK_COLOR
+
+
+def time_axis(axes: Axes, times: np.ndarray, most_ticks: int = 9) -> None:
     """Short UTC dates below the axes, tight to the window."""
-    locator = AutoDateLocator(minticks=4, maxticks=9, tz="UTC")
+    locator = AutoDateLocator(minticks=min(4, most_ticks - 2), maxticks=most_ticks, tz="UTC")
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
     if len(times) > 1:
@@ -208,6 +211,31 @@ def legend_above(axes: Axes) -> None:
         handletextpad=0.5,
         columnspacing=1.1,
         fontsize=7.3,
+    )
+
+
+def legend_below(axes: Axes, gap: int, columns: int = 3) -> None:
+    """Legend of one panel below it, for panels whose legends differ.
+
+    Args:
+        axes: the panel.
+        gap: points between panel and legend, for ticks and axis label.
+        columns: columns of the legend.
+    """
+    handles, names = axes.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    figure: Any = axes.get_figure()
+    down = ScaledTranslation(0, -gap / 72, figure.dpi_scale_trans)
+    axes.legend(
+        list(unique.values()),
+        list(unique.keys()),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=axes.transAxes + down,
+        ncols=columns,
+        borderaxespad=0.0,
+        handlelength=1.3,
+        columnspacing=1.3,
     )
 
 
@@ -231,6 +259,11 @@ def count_axis(axes: Axes, which: str = "y") -> None:
 
 def usd_tick(value: float) -> str:
     """An amount of USD as a short tick."""
+    return short_tick(value)
+
+
+def short_tick(value: float) -> str:
+    """A number of any unit as a short tick: in k, m, bn or tn where it is large."""
     for scale, name in ((1e12, "tn"), (1e9, "bn"), (1e6, "m"), (1e3, "k")):
         if abs(value) >= scale:
             return f"{value / scale:,.4g}{text.SPACE}{name}".replace("-", text.MINUS)

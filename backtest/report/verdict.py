@@ -200,7 +200,7 @@ def _evidence(results: Results, champion: str, challenger: str) -> str:
 def caveats(results: Results) -> list[str]:
     """What a reader must know before acting on the numbers, the gravest first."""
     notes = [*_failed(results), *_gaps(results), *_start(results)]
-    notes += [_assumed(results), _model(results), _uncertainty(results)]
+    notes += [_assumed(results), _models(results), _model(results), _uncertainty(results)]
     return [n for n in notes if n]
 
 
@@ -264,6 +264,22 @@ def _assumed(results: Results) -> str:
         return ""
     listed = text.listing(parts, 4)
     return f"Parameter values that are assumed, because no source states them: {listed}."
+
+
+def _models(results: Results) -> str:
+    """Sets of different margin models: what a comparison of them says and what not."""
+    if len(results.alike(results.set_names)) < 2:
+        return ""
+    groups: dict[str, list[str]] = {}
+    for name in results.set_names:
+        groups.setdefault(results.model(name), []).append(quote(name))
+    named = "; ".join(
+        f"{model or 'not named'}: {text.listing(names, 4)}" for model, names in groups.items()
+    )
+    return (
+        f"The sets have different charges (model {named}). Liquidations, losses and total margin "
+        "compare account by account; single charges have no counterpart and are shown apart."
+    )
 
 
 def _model(results: Results) -> str:

@@ -1,22 +1,31 @@
 """OKX portfolio margin: MR1 ... MR9 of one risk unit.
 
-A margin model declares (1) its scenario columns, (2) the linear features it needs besides the
-shared ones, (3) the margin of one unit. Numbers come from :class:`OkxParameters` alone.
+Numbers come from :class:`OkxParameters` alone; ``MODEL`` at the end declares the model.
 
-Scenario columns: 21 cells of MR1 (7 price moves, each with volatility down, same, up), the two
-extreme moves of MR6, the four rate shocks of MR5, one day of MR2.
-Charge features: expiry-bucket delta and move (MR4), weighted vega (MR3), fee size (MR7).
+Scenarios: 21 cells of MR1 (7 price moves, each with volatility down, same, up), the two extreme
+moves of MR6, the four rate shocks of MR5, one day of MR2.
+Columns: expiry-bucket delta and move (MR4), weighted vega (MR3), fee size (MR7).
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels import black76
-from kernels.features import is_alive, is_expiring, is_perpetual, is_priced, years_left
+from kernels.breakeven import last_root
+from kernels.features import (
+    CASH,
+    DELTA,
+    is_alive,
+    is_expiring,
+    is_perpetual,
+    is_priced,
+    years_left,
+)
+from kernels.model import AccountRules, MarginModel
 from kernels.records import OPTION, Charges, Contract, Exposure, Quote
-from kernels.tiers import MarginalTiers, StepTiers, marginal_charge
+from kernels.tiers import MarginalTiers, marginal_charge, of_coin
 
 
 NUM_MOVES = 7
@@ -25,14 +34,26 @@ MR1_CELLS = slice(0, 3 * NUM_MOVES)
 MR6_CELLS = slice(21, 23)
 MR5_CELLS = slice(23, 27)
 MR2_CELL = 27
-NUM_COLUMNS = 28
+NUM_SCENARIOS = 28
 
 BASIS_USD, MOVE, VEGA_USD, FEE_EVEN_USD, FEE_ODD_USD = range(5)
-NUM_CHARGE_FEATURES = 5
+NUM_COLUMNS = 5
+"""Columns of a contract."""
 
-MR1, MR2, MR3, MR4, MR5, MR6, MR7, MR8, MR9 = range(9)
-COMPETING = (MR1, MR2, MR6)
+CHARGES = {
+    "mr1": "MR1 spot shock",
+    "mr2": "MR2 theta",
+    "mr3": "MR3 vega term structure",
+    "mr4": "MR4 basis",
+    "mr5": "MR5 interest rate",
+    "mr6": "MR6 extreme move",
+    "mr7": "MR7 minimum charge",
+    "mr8": "MR8 borrowing",
+    "mr9": "MR9 stablecoin depeg",
+}
+COMPETING = ("mr1", "mr2", "mr6")
 """Charges that may compete for the worst one; a parameter set chooses among them."""
+ADDED = ("mr3", "mr4", "mr5", "mr9")
 
 COMBINE = ("points", "percent", "max", "min")
 DAYS_PER_YEAR = 365.0
@@ -72,8 +93,7 @@ class OkxParameters(eqx.Module):
     fee_short_option: Float[Array, ""]
     fee_long_option: Float[Array, ""]
     fee_tiers: MarginalTiers
-    worst_of: Bool[Array, " charge"]
-    imr_factor: Float[Array, ""]
+    worst_of: dict[str, Bool[Array, ""]]
     depeg_enabled: Bool[Array, ""]
     depeg_floor_usd: Float[Array, " tier"]
     depeg_width_usd: Float[Array, " tier"]
@@ -84,15 +104,7 @@ class OkxParameters(eqx.Module):
     depeg_base_rate: Float[Array, " depeg_node"]
     depeg_offset: Float[Array, " tier"]
     depeg_max_rate: Float[Array, ""]
-    collateral: MarginalTiers
-    collateral_in_usd: Bool[Array, " currency"]
-    borrowing: StepTiers
-    borrowing_in_usd: Bool[Array, " currency"]
-    borrow_fee_rate: Float[Array, ""]
-    warning_level: Float[Array, ""]
-    liquidation_level: Float[Array, ""]
-    safe_level: Float[Array, ""]
-    min_equity_usd: Float[Array, ""]
+    account: AccountRules
 
 
 def vol_shock(params: OkxParameters, days: Float[Array, ""], vol: Float[Array, ""]):
@@ -116,7 +128,7 @@ def option_scenarios(
     now_s: Float[Array, ""],
     spot_usd: Float[Array, ""],
     params: OkxParameters,
-) -> Float[Array, " column"]:
+) -> Float[Array, " scenario"]:
     """USD profit of one option contract in every scenario column, per contract held.
 
     ``V = c S`` with ``c = Black76(F, K, sigma, T) / F``; forward and index move together.
@@ -161,7 +173,7 @@ def option_scenarios(
     return contract.multiplier * (cells - base)
 
 
-def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " column"]:
+def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " scenario"]:
     """Price move of each scenario column: what one USD of linear delta gains there."""
     moves = jnp.repeat(params.price_moves[coin], len(VOL_STATES))
     extreme = params.extreme_move[coin]
@@ -173,30 +185,31 @@ def scenario_columns(
     quote: Quote,
     now_s: Float[Array, ""],
     currency_usd: Float[Array, " currency"],
-    delta_coin: Float[Array, ""],
+    features: Float[Array, " feature"],
     params: OkxParameters,
-) -> Float[Array, " column"]:
+) -> Float[Array, " scenario"]:
     """USD profit of one contract in each column; options repriced, all others by their delta."""
     spot_usd = currency_usd[contract.coin]
-    linear = delta_coin * spot_usd * linear_columns(contract.coin, params)
+    linear = features[DELTA] * spot_usd * linear_columns(contract.coin, params)
     option = option_scenarios(contract, quote, now_s, spot_usd, params)
     pnl = jnp.where(contract.kind == OPTION, option, linear)
     exposed = is_alive(contract, now_s) & is_priced(contract, quote) & jnp.isfinite(spot_usd)
     return jnp.where(exposed, pnl, 0.0)
 
 
-def charge_features(
+def contract_columns(
     contract: Contract,
     quote: Quote,
     now_s: Float[Array, ""],
     currency_usd: Float[Array, " currency"],
-    cash_usd: Float[Array, ""],
+    features: Float[Array, " feature"],
     params: OkxParameters,
-) -> Float[Array, " charge_feature"]:
+) -> Float[Array, " model_column"]:
     """Per-contract inputs of MR3, MR4 and MR7 (module docstring), USD but for the move.
 
     The fee size is ``|n| * even + n * odd``, which holds long and short options at one rate each.
     """
+    cash_usd = jnp.sum(features[CASH])
     spot_usd = currency_usd[contract.coin]
     years = years_left(contract, now_s)
     is_option = contract.kind == OPTION
@@ -250,19 +263,20 @@ def depeg_rates(
     return jnp.minimum(rate, params.depeg_max_rate)
 
 
-def mr1(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+def mr1(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
     """Spot x volatility shock: worst loss over 7 moves x 3 volatilities, >= 0. Source: S."""
     return jnp.maximum(0.0, -jnp.min(cells_usd[MR1_CELLS]))
 
 
-def mr2(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+def mr2(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
     """Theta: value lost by one day passing, options only, >= 0. Source: S, floor assumed."""
     return jnp.maximum(0.0, -cells_usd[MR2_CELL])
 
 
 def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, ""]:
     """Vega term structure: rate on the weighted vega hedged across expiries. Formula assumed."""
-    hedged = 0.5 * (exposure.vega_gross_usd - jnp.abs(exposure.vega_net_usd))
+    vega_gross_usd, vega_net_usd = exposure.folded[1], exposure.signed[1]
+    hedged = 0.5 * (vega_gross_usd - jnp.abs(vega_net_usd))
     return params.vega_rate * jnp.maximum(hedged, 0.0)
 
 
@@ -271,22 +285,24 @@ def mr4(
 ) -> Float[Array, ""]:
     """Basis: sum over buckets of |cash delta| * move; spot in use is a bucket. Source: P, D."""
     near = jnp.where(params.basis_charges_spot, of_coin(params.basis_near, coin), 0.0)
-    return exposure.basis_charge_usd + jnp.abs(spot_usd) * near
+    basis_charge_usd = exposure.folded[0]
+    return basis_charge_usd + jnp.abs(spot_usd) * near
 
 
-def mr5(cells_usd: Float[Array, " column"]) -> Float[Array, ""]:
+def mr5(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
     """Interest rate: worst of parallel and slope moves of the forward curve, >= 0. Assumed."""
     return jnp.maximum(0.0, -jnp.min(cells_usd[MR5_CELLS]))
 
 
-def mr6(cells_usd: Float[Array, " column"], params: OkxParameters) -> Float[Array, ""]:
+def mr6(cells_usd: Float[Array, " scenario"], params: OkxParameters) -> Float[Array, ""]:
     """Extreme move: half of the worst loss under the two extreme moves, >= 0. Source: D."""
     return params.extreme_factor * jnp.maximum(0.0, -jnp.min(cells_usd[MR6_CELLS]))
 
 
 def mr7(exposure: Exposure, coin: Int[Array, ""], params: OkxParameters) -> Float[Array, ""]:
     """Minimum charge: fee size, progressively multiplied by size tiers. Source: P."""
-    return marginal_charge(exposure.fee_usd, params.fee_tiers, coin)
+    fee_usd = exposure.sized[0] + exposure.signed[0]
+    return marginal_charge(fee_usd, params.fee_tiers, coin)
 
 
 def mr9(
@@ -327,7 +343,7 @@ def scenario_pnl(
     coin_usd: Float[Array, ""],
     spot_coin: Float[Array, ""],
     params: OkxParameters,
-) -> Float[Array, " column"]:
+) -> Float[Array, " scenario"]:
     """USD profit of a whole unit in each column: expiring legs, linear legs, spot in use."""
     linear_usd = (exposure.linear_delta_coin + spot_coin) * coin_usd
     cells = linear_usd * linear_columns(coin, params)
@@ -337,24 +353,24 @@ def scenario_pnl(
 
 
 def worst_charge(
-    charges: Charges, params: OkxParameters, without: int | None = None
+    charges: Charges, params: OkxParameters, without: str | None = None
 ) -> Float[Array, "..."]:
     """Largest of the charges that compete (MR1, MR2, MR6 as published), optionally less one."""
-    worst = jnp.zeros_like(charges.mr1)
-    for k, charge in enumerate(jax.tree.leaves(charges)):
-        if k in COMPETING and k != without:
-            worst = jnp.maximum(worst, jnp.where(params.worst_of[k], charge, 0.0))
+    worst = jnp.zeros_like(charges["mr1"])
+    for name in COMPETING:
+        if name != without:
+            worst = jnp.maximum(worst, jnp.where(params.worst_of[name], charges[name], 0.0))
     return worst
 
 
 def added_charges(charges: Charges) -> Float[Array, "..."]:
     """The charges that are added to the worst one."""
-    return charges.mr3 + charges.mr4 + charges.mr5 + charges.mr9
+    return charges["mr3"] + charges["mr4"] + charges["mr5"] + charges["mr9"]
 
 
 def aggregate(charges: Charges, params: OkxParameters) -> Float[Array, ""]:
     """MMR of a unit: ``max(max(MR1, MR2, MR6) + MR3 + MR4 + MR5 + MR9, MR7)``. Source: S, D."""
-    return jnp.maximum(worst_charge(charges, params) + added_charges(charges), charges.mr7)
+    return jnp.maximum(worst_charge(charges, params) + added_charges(charges), charges["mr7"])
 
 
 def unit_charges(
@@ -386,19 +402,128 @@ def unit_charges(
     else:
         cells = scenario_pnl(exposure, coin, coin_usd, spot_coin, params)
         m1, m2, m5, m6 = mr1(cells), mr2(cells), mr5(cells), mr6(cells, params)
-    return Charges(
-        mr1=m1,
-        mr2=m2,
-        mr3=mr3(exposure, params),
-        mr4=mr4(exposure, spot_coin * coin_usd, coin, params),
-        mr5=m5,
-        mr6=m6,
-        mr7=mr7(exposure, coin, params),
-        mr8=jnp.zeros_like(m1),
-        mr9=mr9(exposure.cash_usd, rates, params),
+    zero = jnp.zeros_like(m1)
+    return {
+        "mr1": m1,
+        "mr2": m2,
+        "mr3": mr3(exposure, params),
+        "mr4": mr4(exposure, spot_coin * coin_usd, coin, params),
+        "mr5": m5,
+        "mr6": m6,
+        "mr7": mr7(exposure, coin, params),
+        "mr8": zero,
+        "mr9": mr9(exposure.cash_usd, rates, params),
+    }
+
+
+def spot_in_use(
+    equity_coin: Float[Array, ""], delta_coin: Float[Array, ""], limit_coin: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Signed spot (or debt) of the coin that offsets the unit's derivatives, in coins.
+
+    Held coins against a short delta, borrowed coins against a long one, up to the user's limit.
+
+    Example: 10 coins of equity against a delta of -4 put 4 coins in use.
+    """
+    size = jnp.minimum(jnp.minimum(jnp.abs(equity_coin), jnp.abs(delta_coin)), limit_coin)
+    opposed = equity_coin * delta_coin < 0
+    return jnp.where(opposed, jnp.sign(equity_coin) * size, 0.0)
+
+
+def unit_spot(
+    equity_coin: Float[Array, ""],
+    exposure: Exposure,
+    limit_coin: Float[Array, ""],
+    coin: Int[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, ""]:
+    """Spot in use of a unit; any coin may be, option deltas count premium adjusted."""
+    return spot_in_use(equity_coin, exposure.delta_coin, limit_coin)
+
+
+def fold_bucket(
+    folded: tuple[Array, ...], bucket: tuple[Array, ...], columns: Float[Array, " model_column"]
+) -> tuple[Array, ...]:
+    """An expiry bucket is charged for its net delta (MR4) and counts its net vega (MR3)."""
+    (basis, vega_gross), (delta, vega) = folded, bucket
+    return basis + jnp.abs(delta) * columns[MOVE], vega_gross + jnp.abs(vega)
+
+
+def multipliers(
+    units: Charges,
+    borrow_mmr: Float[Array, ""],
+    available_usd: Float[Array, ""],
+    params: OkxParameters,
+) -> Charges:
+    """Break-even multiplier of MR1 ... MR9 for one account.
+
+    Args:
+        units: MR1 ... MR9 of each unit (arrays have the unit axis), USD.
+        borrow_mmr: MR8 of the account, USD.
+        available_usd: adjusted equity less the borrowing fee.
+        params: says which charges compete for the worst one.
+
+    References:
+        OKX portfolio margin rules, section 7; closed forms for one unit in the backtesting notes.
+    """
+    worst, added, fee = worst_charge(units, params), added_charges(units), units["mr7"]
+    zero = jnp.zeros_like(worst)
+    pieces: dict[str, tuple[Array, Array, Array]] = {}
+    for name, charge in units.items():
+        if name == "mr7":
+            pieces[name] = charge, zero, worst + added
+        elif name in ADDED:
+            pieces[name] = charge, worst + added - charge, fee
+        elif name in COMPETING:
+            others = worst_charge(units, params, without=name)
+            slope = jnp.where(params.worst_of[name], charge, 0.0)
+            pieces[name] = slope, added, jnp.maximum(others + added, fee)
+    slope, intercept, floor = (
+        jnp.stack(column, axis=1) for column in zip(*pieces.values(), strict=True)
     )
+    theta = last_root(slope, intercept, floor, available_usd - borrow_mmr)
+    derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee))
+    of_debt = last_root(
+        borrow_mmr[None, None],
+        derivatives_mmr[None, None],
+        jnp.full((1, 1), -jnp.inf, borrow_mmr.dtype),
+        available_usd,
+    )
+    solved = {name: theta[k] for k, name in enumerate(pieces)}
+    return solved | {"mr8": of_debt[0]}
 
 
-def of_coin(values: Shaped[Array, " currency"], coin: Int[Array, ""]) -> Shaped[Array, ""]:
-    """One coin's number; currency indexes are valid by batching."""
-    return values.at[coin].get(mode="promise_in_bounds")
+def grid(
+    exposure: Exposure,
+    coin: Int[Array, ""],
+    coin_usd: Float[Array, ""],
+    spot_coin: Float[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " cell"]:
+    """USD profit of a unit in the 21 cells of MR1."""
+    return scenario_pnl(exposure, coin, coin_usd, spot_coin, params)[MR1_CELLS]
+
+
+MODEL = MarginModel(
+    name="okx",
+    charges=CHARGES,
+    borrow_charge="mr8",
+    how="In each risk unit only the largest of MR1, MR2 and MR6 counts and MR7 is a floor, so the "
+    "charges of a unit need not add up to its requirement.",
+    num_columns=NUM_COLUMNS,
+    contract_columns=contract_columns,
+    signed=(FEE_ODD_USD, VEGA_USD),
+    sized=(FEE_EVEN_USD,),
+    bucket=(BASIS_USD, VEGA_USD),
+    num_folded=2,
+    fold=fold_bucket,
+    num_scenarios=NUM_SCENARIOS,
+    scenarios=scenario_columns,
+    rates=depeg_rates,
+    spot=unit_spot,
+    unit_charges=unit_charges,
+    aggregate=aggregate,
+    multipliers=multipliers,
+    grid=grid,
+    grid_moves=lambda params: params.price_moves,
+)

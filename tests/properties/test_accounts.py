@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from backtest.batching import batches
-from backtest.engine import CHARGES, Engine, initial_state
-from backtest.model_records import contract_records, okx_parameters
+from backtest.engine import Engine, initial_state, over_times
+from backtest.model_records import contract_records
+from backtest.okx_records import okx_parameters
 from backtest.what_if import terms_of
+from kernels.models.okx import CHARGES, MODEL
 from kernels.status import STATUS_NAMES
 from tests.okx_books import merged_numbers
 from tests.unit.kernels import random_books
-from tests.unit.kernels.random_books import COINS, RandomAccount
+from tests.unit.kernels.random_books import COINS, RandomAccount, gross_usd
 
 
 pytestmark = pytest.mark.slow
@@ -31,9 +33,8 @@ def score() -> Score:
     contracts = contract_records(random_books.instruments(), axis)
     terms = terms_of(contracts)
     engine = Engine(devices=[jax.local_devices()[0]])
-    (priced,) = engine.price(
-        random_books.markets(), contracts, [okx_parameters(merged_numbers(), axis)]
-    )
+    params = over_times(okx_parameters(merged_numbers(), axis), random_books.NUM_TIMES)
+    (priced,) = engine.price(random_books.markets(), contracts, [params])
     times = np.arange(random_books.NUM_TIMES)
 
     def scores(books: list[RandomAccount]) -> Scores:
@@ -42,12 +43,12 @@ def score() -> Score:
         out["status"] = np.zeros(shape, int)
         for batch in batches(random_books.snapshot(books), terms, axis):
             size = len(batch.accounts)
-            state, segment = initial_state(size), np.zeros(size, int)
+            state, segment = initial_state(size, MODEL), np.zeros(size, int)
             margin = engine.replay(batch, state, priced, segment, times).margin
             for name in (*NUMBERS, "margin_level", "status"):
                 out[name][:, batch.accounts] = getattr(margin, name)
             for name in CHARGES:
-                out[name][:, batch.accounts] = getattr(margin.charges, name)
+                out[name][:, batch.accounts] = margin.charges[name]
         unpriced = out["status"] == STATUS_NAMES.index("unpriced")
         assert unpriced.mean() < 0.3
         for name in (*NUMBERS, *CHARGES, "margin_level"):
@@ -63,16 +64,6 @@ def scaled(book: RandomAccount, factor: float) -> RandomAccount:
         {c: x * factor for c, x in book.balances.items()},
         {c: x * factor for c, x in book.limits.items()},
     )
-
-
-def gross(book: RandomAccount) -> float:
-    rows = random_books.instruments()
-    total = sum(abs(x) * COINS.get(c, 1.0) for c, x in book.balances.items())
-    for k, n, _ in book.legs:
-        row = rows.loc[k]
-        in_usd = row["style"] == "inverse" and row["kind"] != "option"
-        total += abs(n) * row["multiplier"] * (1.0 if in_usd else COINS[row["coin"]])
-    return total
 
 
 def no_spot(book: RandomAccount) -> RandomAccount:
@@ -101,7 +92,7 @@ def base(score: Score, books: list[RandomAccount]) -> Scores:
 
 @pytest.fixture(scope="module")
 def size(books: list[RandomAccount]) -> np.ndarray:
-    return np.asarray([gross(b) for b in books])[None, :]
+    return np.asarray([gross_usd(b) for b in books])[None, :]
 
 
 def test_a_flat_account_has_no_requirement(score: Score, books: list[RandomAccount]):
@@ -115,7 +106,7 @@ def test_a_flat_account_has_no_requirement(score: Score, books: list[RandomAccou
 
 def test_small_accounts_scale_where_no_tier_binds(score: Score, books: list[RandomAccount]):
     """Holds below the first bound of every table: ``margin(c book) = c margin(book)``."""
-    small = [scaled(b, 1e4 / gross(b)) for b in books]
+    small = [scaled(b, 1e4 / gross_usd(b)) for b in books]
     one, two = score(small), score([scaled(b, 2.0) for b in small])
     for name in (*NUMBERS, *CHARGES):
         close(2 * one[name], two[name], np.full_like(one[name], 2e4))
@@ -151,7 +142,7 @@ def test_more_equity_never_lowers_the_level(
 ):
     """Holds where adjusted equity is not negative (a debt repaid shrinks the requirement too)."""
     richer = [
-        replace(b, balances=b.balances | {"USDT": b.balances.get("USDT", 0.0) + gross(b) / 50})
+        replace(b, balances=b.balances | {"USDT": b.balances.get("USDT", 0.0) + gross_usd(b) / 50})
         for b in books
     ]
     found = score(richer)
@@ -175,7 +166,7 @@ def test_an_offsetting_hedge_in_one_instrument_never_raises_mr1(
         replace(b, legs=[*b.legs, *((k, -share * n, e) for k, n, e in b.legs)]) for b in alone
     ]
     before, after = score(alone), score(hedged)
-    sizes = np.asarray([gross(b) for b in alone])[None, :]
+    sizes = np.asarray([gross_usd(b) for b in alone])[None, :]
     for name in ("mr1", "mr2", "mr4", "mr5", "mr6", "mr7"):
         # A position closed in full needs no price any more.
         priced = np.isfinite(before[name])
@@ -194,7 +185,7 @@ def test_worst_losses_of_two_books_add_up_at_most(score: Score, books: list[Rand
     first, second = ([no_spot(b) for b in part] for part in (books[:count], books[count:]))
     both = [replace(a, legs=[*a.legs, *b.legs]) for a, b in zip(first, second, strict=True)]
     one, other, together = score(first), score(second), score(both)
-    sizes = np.asarray([gross(b) for b in both])[None, :]
+    sizes = np.asarray([gross_usd(b) for b in both])[None, :]
     for name in ("mr1", "mr2", "mr4", "mr5", "mr6"):
         priced = np.isfinite(together[name])
         room = one[name] + other[name] + 1e-12 * sizes - together[name]
@@ -207,3 +198,32 @@ def test_charges_are_never_negative(base: Scores):
         assert (base[name][priced] >= 0).all(), name
     priced = np.isfinite(base["total_mmr"])
     assert (base["total_imr"] >= base["total_mmr"] * (1 - 1e-12))[priced].all()
+
+
+def test_orders_never_lower_the_requirement_and_leave_equity_alone(
+    score: Score, books: list[RandomAccount]
+):
+    """Each unit is charged for the worst of its portfolios, the positions being one of them."""
+    ordering = random_books.with_orders(random_books.with_choices(books, seed=52), seed=53)
+    bare, found = score([replace(b, orders=[]) for b in ordering]), score(ordering)
+    sizes = np.asarray([gross_usd(b) for b in ordering])[None, :]
+    # A contract that is ordered but not held has to be priced as well.
+    priced = np.isfinite(found["adjusted_equity"])
+    assert priced.mean() > 0.8
+    error = np.abs(found["equity_usd"] - bare["equity_usd"])
+    assert (error <= 1e-12 * sizes)[priced].all()
+    for name in ("derivatives_mmr", "mr8", "total_mmr"):
+        assert (found[name] >= bare[name] - 1e-9 * sizes)[priced].all(), name
+    assert (found["adjusted_equity"] <= bare["adjusted_equity"] + 1e-12 * sizes)[priced].all()
+    assert (found["derivatives_mmr"] > bare["derivatives_mmr"])[priced].mean() > 0.5
+
+
+def test_an_order_that_nothing_comes_of_changes_nothing(
+    score: Score, books: list[RandomAccount], base: Scores, size: np.ndarray
+):
+    """Selling next to nothing at any price above the mark."""
+    swap = int(np.flatnonzero(random_books.instruments()["instrument_id"] == "BTC-USDT-SWAP")[0])
+    found = score([replace(b, orders=[(swap, -1e-9, 1e7)]) for b in books])
+    for name in ("equity_usd", "adjusted_equity", "derivatives_mmr", "mr8", "total_mmr"):
+        priced = np.isfinite(found[name])
+        assert (np.abs(found[name] - base[name]) <= 1e-6 + 1e-10 * size)[priced].all(), name

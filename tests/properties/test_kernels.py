@@ -12,7 +12,7 @@ from tests.unit.kernels.kernel_cases import params
 
 
 PARAMS = params()
-ROWS = PARAMS.collateral.floor.shape[0]
+ROWS = PARAMS.account.collateral.floor.shape[0]
 prices = st.floats(1e-2, 1e6)
 widths = st.one_of(st.just(0.0), st.floats(1e-6, 5.0))
 amounts = st.one_of(st.just(0.0), st.floats(1e-6, 1e10))
@@ -64,7 +64,9 @@ def test_an_option_is_worth_more_with_more_volatility(
 @given(amounts, amounts, rows)
 def test_collateral_grows_with_the_amount_and_never_above_it(one: float, other: float, row: int):
     low, high = sorted((one, other))
-    values = [float(marginal(number(x), PARAMS.collateral, index(row))) for x in (low, high)]
+    values = [
+        float(marginal(number(x), PARAMS.account.collateral, index(row))) for x in (low, high)
+    ]
     assert values[0] <= values[1] * (1 + 1e-12)
     assert 0.0 <= values[1] <= high * (1 + 1e-12)
 
@@ -80,7 +82,7 @@ def test_the_minimum_charge_of_a_sum_is_at_least_the_sum(one: float, other: floa
 @given(amounts, amounts, rows)
 def test_borrowing_rates_never_fall_with_the_debt(one: float, other: float, row: int):
     low, high = sorted((one, other))
-    of_low, of_high = (steps(number(x), PARAMS.borrowing, index(row)) for x in (low, high))
+    of_low, of_high = (steps(number(x), PARAMS.account.borrowing, index(row)) for x in (low, high))
     assert all(float(a) <= float(b) for a, b in zip(of_low, of_high, strict=True))
 
 

@@ -1,11 +1,15 @@
 """Kernels against the float64 reference on a whole population of all archetypes.
 
-Every account is compared at ``PMSTRESS_AGREEMENT_TIMES`` of the 48 times (default 1, each account
-at another time; 48 compares all, which takes the reference about ten minutes on two cores).
+By default 6,000 accounts under today's rules and 2,000 under rules of split risk units, each at one
+of the 48 times, every account at another. ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times
+(48 compares all), ``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
+``PMSTRESS_AGREEMENT_PARAMETERS`` one parameter set of ``configs/params`` for all of them. 10,000
+accounts at 48 times take the reference about ten minutes on two cores.
 """
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -16,28 +20,35 @@ import pytest
 from backtest.batching import Snapshot, batches
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
-from backtest.engine import CHARGES, margins_over_times, use_compilation_cache
+from backtest.engine import Engine, initial_state, use_compilation_cache
 from backtest.market.build import build_market
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
-from backtest.plan import make_plan
+from backtest.plan import Plan, make_plan
 from backtest.population.build import build_population
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.portfolios import read_portfolios
 from backtest.reference import okx as reference
 from backtest.replay import ReplayContext
+from kernels.models.okx import CHARGES
+from kernels.records import QUOTES
 from kernels.status import STATUS_NAMES
 
 
-ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "10000"))
+ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "6000"))
 TIMES = int(os.environ.get("PMSTRESS_AGREEMENT_TIMES", "1"))
-PARAMETERS = PROJECT_ROOT / "configs" / "params" / "okx-merged-2025-01-21.toml"
+PARAMETERS = os.environ.get("PMSTRESS_AGREEMENT_PARAMETERS")
+SETS = [PARAMETERS] if PARAMETERS else ["okx-merged-2025-01-21", "okx-split-2024-06-05"]
+ACCOUNTS_OF_LATER_SETS = 2_000
 TOTALS = ("derivatives_mmr", "total_mmr", "total_imr", "adjusted_equity", "equity_usd")
 RELATIVE = 1e-9
-UNDETERMINED = 1 / RELATIVE
+LARGE_THETA = 1e3
+Work = list[tuple[str, dict[str, Any], dict[str, Any]]]
+"""Name, portfolio file and what the kernels gave of each account and time."""
 
 
 def configuration(root: Any) -> RunConfig:
+    folder = PROJECT_ROOT / "configs" / "params"
     return RunConfig.model_validate(
         {
             "name": "agreement",
@@ -51,8 +62,13 @@ def configuration(root: Any) -> RunConfig:
                 "crash": {"after": "18h", "duration": "8h", "depth": 0.25},
                 "depeg": {"currency": "USDC", "after": "30h", "duration": "10h", "depth": 0.08},
             },
-            "population": {"accounts": ACCOUNTS, "seed": 11, "buckets": 1},
-            "parameter_sets": [{"name": "today", "file": PARAMETERS}],
+            "population": {
+                "accounts": ACCOUNTS,
+                "seed": 11,
+                "buckets": 1,
+                "orders": {"share": 0.2, "most": 4},
+            },
+            "parameter_sets": [{"name": n, "file": folder / f"{n}.toml"} for n in SETS],
             "engine": {"window_times": 24},
         }
     )
@@ -66,9 +82,25 @@ def reference_numbers(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dic
     return sums | totals | {f"theta_{k}": v for k, v in account["theta"].items()}
 
 
-def compare_chunk(work: list[tuple[Any, ...]]) -> list[str]:
+def same_number(key: str, got: float, value: float | None, scale: float) -> bool:
+    """Money within 1e-9 of the account's size, ratios within 1e-9 of themselves.
+
+    Break-even multipliers above 1,000 are compared by their reciprocal, the charge as a share of
+    what the account could bear: a charge of 1e-6 of the account or less carries the rounding of
+    the account's size, and its multiplier, budget over charge, that many times more of it.
+    """
+    if value is None:
+        return not np.isfinite(got)
+    if key.startswith("theta") and min(got, value) > LARGE_THETA:
+        return abs(1.0 / got - 1.0 / value) <= RELATIVE
+    if np.isinf(value):
+        return not np.isfinite(got)
+    is_ratio = key.startswith("theta") or key == "margin_level"
+    return abs(got - value) <= RELATIVE * (max(abs(value), 1.0) if is_ratio else scale)
+
+
+def compare_chunk(numbers: dict[str, Any], work: Work) -> list[str]:
     """Differences between the reference and what the kernels gave, as readable lines."""
-    numbers = load_parameter_set(PARAMETERS).numbers()
     wrong = []
     for name, portfolio, found in work:
         expected = reference_numbers(portfolio, numbers)
@@ -76,43 +108,35 @@ def compare_chunk(work: list[tuple[Any, ...]]) -> list[str]:
             wrong.append(f"{name}: status {found['status']} != {expected['status']}")
             continue
         scale = max(abs(expected["equity_usd"]), expected["total_mmr"], 1.0)
-        for key, value in expected.items():
-            if key == "status":
-                continue
-            got = found[key]
-            if key.startswith("theta") and value > UNDETERMINED:
-                # The charge is below 1e-9 of the account: its multiplier is rounding noise.
-                same = got > UNDETERMINED
-            elif value is None or np.isinf(value):
-                same = got is None or not np.isfinite(got)
-            else:
-                # Money within 1e-9 of the account's size; ratios within 1e-9 of themselves.
-                money = not (key.startswith("theta") or key == "margin_level")
-                size = scale if money else max(abs(value), 1.0)
-                same = abs(got - value) <= RELATIVE * size
-            if not same:
-                wrong.append(f"{name}: {key} {got!r} != {value!r}")
+        wrong += [
+            f"{name}: {key} {found[key]!r} != {value!r}"
+            for key, value in expected.items()
+            if key != "status" and not same_number(key, found[key], value, scale)
+        ]
     return wrong
 
 
-def _found(margin: Any, t: int, a: int) -> dict[str, Any]:
-    found = {c: float(getattr(margin.charges, c)[t, a]) for c in CHARGES}
-    found |= {name: float(getattr(margin, name)[t, a]) for name in (*TOTALS, "margin_level")}
-    found |= {f"theta_{c}": float(getattr(margin.theta, c)[t, a]) for c in CHARGES}
-    return found | {"status": STATUS_NAMES[int(margin.status[t, a])]}
+@dataclass(frozen=True)
+class World:
+    """A generated market with a population, planned and read."""
+
+    plan: Plan
+    context: ReplayContext
+    snapshot: Snapshot
 
 
-@pytest.mark.slow
-def test_kernels_agree_with_reference_on_a_population(tmp_path):
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     use_compilation_cache()
-    config = configuration(tmp_path / "market")
+    folder = tmp_path_factory.mktemp("agreement")
+    config = configuration(folder / "market")
     assert config.market is not None
     assert config.population is not None
     build_market(config.market, config.dataset.path)
     build_population(config.dataset.path, config.population)
     dataset = Dataset.open(config.dataset.path)
     plan = make_plan(config, dataset)
-    context = ReplayContext(config, plan, tmp_path / "out")
+    context = ReplayContext(config, plan, folder / "out")
     axis = context.axis(plan.windows[0].snapshot_us)
     portfolios = read_portfolios(
         dataset,
@@ -124,57 +148,83 @@ def test_kernels_agree_with_reference_on_a_population(tmp_path):
         context.currencies,
         context.max_staleness_us,
     )
-    snapshot = portfolios.snapshot
-    assert len(snapshot.account_ids) == ACCOUNTS
-    names = context.currencies.names
-    held = _all_holdings(snapshot, names)
-    work = []
-    statuses: set[str] = set()
+    assert len(portfolios.snapshot.account_ids) == ACCOUNTS
+    assert len(np.unique(portfolios.snapshot.order_account)) > 0.1 * ACCOUNTS
+    return World(plan, context, portfolios.snapshot)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("s", range(len(SETS)), ids=SETS)
+def test_kernels_agree_with_reference_on_a_population(s: int, world: World):
+    count = ACCOUNTS if s == 0 else min(ACCOUNTS, ACCOUNTS_OF_LATER_SETS)
+    work = scored(world, s, world.snapshot.only(np.arange(ACCOUNTS) < count))
+    assert len(work) == count * TIMES
+    numbers = load_parameter_set(world.context.config.parameter_sets[s].file).numbers()
+    chunks = [work[k : k + 500] for k in range(0, len(work), 500)]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        lines = pool.map(compare_chunk, [numbers] * len(chunks), chunks)
+        wrong = [line for some in lines for line in some]
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:20])
+    assert {"ok", "warning", "liquidation"} <= {found["status"] for _, _, found in work}
+
+
+def scored(world: World, s: int, snapshot: Snapshot) -> Work:
+    """What the kernels give under one set, each account at ``TIMES`` times of its own."""
+    plan, context = world.plan, world.context
+    axis, names = context.axis(plan.windows[0].snapshot_us), context.currencies.names
+    held = all_holdings(snapshot, names)
+    engine = Engine(devices=[jax.local_devices()[0]])
+    split, model = context.rules[s].is_split(int(plan.times_us[0])), context.rules[s].model
+    built = batches(snapshot, axis.terms, context.currencies, split=split)
+    work: Work = []
     for window in plan.windows:
         times = np.arange(window.first, window.stop)
-        market = axis.source.window(plan.times_us[times])
-        view = MarketView(market, axis.instruments, names)
-        priced = context.priced(window)[0]
-        for batch in batches(snapshot, axis.terms, context.currencies):
-            margin = margins_over_times(batch.book, priced.tables, priced.params)
-            host = type(margin)(**{k: _host(v) for k, v in margin.__dict__.items()})
+        view = MarketView(axis.source.window(plan.times_us[times]), axis.instruments, names)
+        priced = context.priced(window)[s]
+        for batch in built:
+            size = len(batch.accounts)
+            state, segment = initial_state(size, model), np.zeros(size, int)
+            margin = engine.replay(batch, state, priced, segment, times).margin
             for a, account in enumerate(batch.accounts):
                 for t in range(len(times)):
                     if (account + window.first + t) % len(plan.times_us) < TIMES:
-                        found = _found(host, t, a)
-                        statuses.add(found["status"])
                         name = f"{snapshot.account_ids[account]} time {times[t]}"
-                        work.append((name, portfolio_at(held[account], view, t), found))
-    assert len(work) == ACCOUNTS * TIMES
-    chunks = [work[k : k + 500] for k in range(0, len(work), 500)]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        wrong = [line for lines in pool.map(compare_chunk, chunks) for line in lines]
-    assert not wrong, "\n".join(wrong[:20])
-    assert {"ok", "warning", "liquidation"} <= statuses
+                        portfolio = portfolio_at(held[account], view, t)
+                        work.append((name, portfolio, found_numbers(margin, t, a)))
+    return work
 
 
-def _all_holdings(snapshot: Snapshot, names: list[str]) -> list[Holdings]:
-    by_account: list[list[int]] = [[] for _ in range(ACCOUNTS)]
-    for k, account in enumerate(snapshot.leg_account):
-        by_account[account].append(k)
-    cash: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
-    limits: list[dict[str, float]] = [{} for _ in range(ACCOUNTS)]
-    columns = snapshot.cash_account, snapshot.cash_currency, snapshot.cash, snapshot.spot_limit
-    for account, currency, amount, limit in zip(*columns, strict=True):
-        cash[account][names[currency]] = float(amount)
-        if np.isfinite(limit):
-            limits[account][names[currency]] = float(limit)
-    return [
-        Holdings(
-            snapshot.leg_instrument[legs],
-            snapshot.leg_contracts[legs],
-            snapshot.leg_entry[legs],
-            cash[account],
-            limits[account],
-        )
-        for account, legs in enumerate(by_account)
-    ]
+def found_numbers(margin: Any, t: int, a: int) -> dict[str, Any]:
+    found = {c: float(margin.charges[c][t, a]) for c in CHARGES}
+    found |= {name: float(getattr(margin, name)[t, a]) for name in (*TOTALS, "margin_level")}
+    found |= {f"theta_{c}": float(margin.theta[c][t, a]) for c in CHARGES}
+    return found | {"status": STATUS_NAMES[int(margin.status[t, a])]}
 
 
-def _host(value: Any) -> Any:
-    return jax.tree.map(np.asarray, value)
+def all_holdings(snapshot: Snapshot, names: list[str]) -> list[Holdings]:
+    count = len(snapshot.account_ids)
+    rows: list[list[list[int]]] = [[[], [], []] for _ in range(count)]
+    columns = snapshot.leg_account, snapshot.cash_account, snapshot.order_account
+    for table, accounts in enumerate(columns):
+        for k, account in enumerate(accounts):
+            rows[account][table].append(k)
+    return [holdings(snapshot, names, account, *rows[account]) for account in range(count)]
+
+
+def holdings(
+    snapshot: Snapshot, names: list[str], account: int, legs: Any, cash: Any, orders: Any
+) -> Holdings:
+    currency = [names[k] for k in snapshot.cash_currency[cash]]
+    limits = dict(zip(currency, snapshot.spot_limit[cash].tolist(), strict=True))
+    order = snapshot.order_instrument, snapshot.order_contracts, snapshot.order_price
+    family = int(snapshot.spot_family[account])
+    return Holdings(
+        snapshot.leg_instrument[legs],
+        snapshot.leg_contracts[legs],
+        snapshot.leg_entry[legs],
+        dict(zip(currency, snapshot.cash[cash].tolist(), strict=True)),
+        {name: limit for name, limit in limits.items() if np.isfinite(limit)},
+        list(zip(*(x[orders].tolist() for x in order), strict=True)),
+        "auto" if snapshot.auto_borrows[account] else "non_auto",
+        None if family < 0 else QUOTES[family],
+    )

@@ -3,20 +3,24 @@
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.unit.backtest.fake_models import MODELS, FakeModel, scale_by_time, score_world
 from tests.unit.backtest.fake_world import (
-    CHARGES,
     STATUSES,
+    FakeStep as FakeStep,
     Spec as Spec,
     World,
     make_world,
-    score_world,
 )
+
+
+MARGINS = ("derivatives_mmr", "total_mmr", "total_imr")
 
 
 def write_results(root: Path, spec: Spec | None = None) -> Path:
@@ -26,24 +30,28 @@ def write_results(root: Path, spec: Spec | None = None) -> Path:
     world = make_world(spec)
     rows = {"in": 0, "scored": 0, "unpriced": 0, "quarantined": 0}
     for name, scale in zip(spec.sets, spec.scales, strict=True):
-        score = score_world(world, scale)
+        model = model_of(spec, name)
+        steps = spec.schedules.get(name, ())
+        score = score_world(world, scale_by_time(world, steps) if steps else scale, model)
         stem = str(spec.sets.index(name))
         bucket = np.arange(spec.accounts) % spec.buckets
         for b in range(spec.buckets):
             keep = np.flatnonzero(bucket == b)
-            _write(root / "accounts" / f"{stem}-{b}.parquet", _accounts(world, score, name, keep))
-            _write(root / "summary" / f"{stem}-{b}.parquet", _summary(world, score, name, keep))
-            _write(root / "events" / f"{stem}-{b}.parquet", _events(world, score, name, keep))
+            for table, rows_of in _TABLES.items():
+                frame = rows_of(world, score, name, keep, model)
+                _write(root / table / f"{stem}-{b}.parquet", frame)
         rows["in"] += world.state.size
         for code, key in enumerate(("scored", "unpriced", "quarantined")):
             rows[key] += int((world.state == code).sum())
     _write_index(root, world)
+    if spec.paths:
+        _write_paths(root, spec, world)
     _write_manifest(root, spec, rows)
     return root
 
 
 def _accounts(
-    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray
+    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray, model: FakeModel
 ) -> pd.DataFrame:
     level, state = score["margin_level"][keep], world.state[keep]
     has = np.isfinite(level).any(axis=1)
@@ -70,8 +78,8 @@ def _accounts(
         "worst_adjusted_equity": pick(score["adjusted_equity"]),
         "worst_equity_usd": pick(world.equity),
         "worst_total_mmr": pick(score["total_mmr"]),
-        **{f"worst_{k}": pick(score[k]) for k in CHARGES},
-        **{f"theta_{k}": score[f"theta_{k}"][keep] for k in CHARGES},
+        **{f"worst_{k}": pick(score[k]) for k in model.charges},
+        **{f"theta_{k}": score[f"theta_{k}"][keep] for k in model.charges},
         "bad_debt_usd": np.maximum(0.0, -lowest),
         "start_equity_usd": world.equity[keep, 0],
         "start_gross_notional_usd": world.gross[keep, 0],
@@ -82,7 +90,7 @@ def _accounts(
 
 
 def _summary(
-    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray
+    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray, model: FakeModel
 ) -> pd.DataFrame:
     status, scored = score["status"][keep], world.state[keep] == 0
     masked = lambda values: np.where(scored, values[keep], 0.0)
@@ -95,7 +103,7 @@ def _summary(
     )
     parts["gross_notional_usd"] = masked(world.gross)
     parts["liquidated_notional_usd"] = masked(world.gross) * score["starts"][keep]
-    parts |= {k: masked(score[k]) for k in (*CHARGES, "derivatives_mmr", "total_mmr", "total_imr")}
+    parts |= {k: masked(score[k]) for k in (*model.charges, *MARGINS)}
     segment = world.accounts["segment"].to_numpy()[keep]
     frames = []
     for name_ in sorted(set(segment)):
@@ -108,7 +116,7 @@ def _summary(
 
 
 def _events(
-    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray
+    world: World, score: dict[str, np.ndarray], name: str, keep: np.ndarray, model: FakeModel
 ) -> pd.DataFrame:
     bankrupt = score["status"][keep] == "bankrupt"
     warning = score["status"][keep] == "warning"
@@ -135,9 +143,9 @@ def _events(
             "equity_usd": world.equity[at],
             "adjusted_equity": score["adjusted_equity"][at],
             "gross_notional_usd": world.gross[at],
-            **{k: score[k][at] for k in (*CHARGES, "derivatives_mmr", "total_mmr", "total_imr")},
+            **{k: score[k][at] for k in (*model.charges, *MARGINS)},
             "binding_unit": "BTC",
-            "binding_charge": np.where(score["mr6"][at] > score["mr1"][at], "mr6", "mr1"),
+            "binding_charge": _largest(score, at, model),
             "binding_price_move": np.where(
                 world.accounts["delta"].to_numpy()[keep[i]] > 0, -0.12, 0.12
             ),
@@ -148,7 +156,18 @@ def _events(
     return pd.concat(frames, ignore_index=True)
 
 
+_TABLES = {"accounts": _accounts, "summary": _summary, "events": _events}
+
+
+def _largest(
+    score: dict[str, np.ndarray], at: tuple[np.ndarray, np.ndarray], model: FakeModel
+) -> np.ndarray:
+    names = model.worst_of or model.charges
+    return np.array(names)[np.argmax([score[k][at] for k in names], axis=0)]
+
+
 NAMES = {
+    "key",
     "parameter_set",
     "account_id",
     "segment",
@@ -186,6 +205,64 @@ def _write_index(root: Path, world: World) -> None:
     _write(root / "report_data" / "index.parquet", pd.concat(frames, ignore_index=True))
 
 
+def _write_paths(root: Path, spec: Spec, world: World) -> None:
+    """A shock that follows the past high of realised moves, a limit, and one that stays."""
+    move = np.abs(np.diff(np.log(world.prices["BTC"]), prepend=np.log(world.prices["BTC"][0])))
+    high = np.maximum.accumulate(np.round(0.12 + 2 * move, 3))
+    values = {
+        "mr1.price_moves.BTC": high,
+        "mr1.price_moves.ETH": np.round(1.2 * high, 3),
+        "borrow_limit.USDT": np.where(world.prices["USDT"] < 0.99, 5e6, 2e7),
+        "mr4.annual.BTC": np.full(len(high), 0.05),
+    }
+    frames = [
+        pd.DataFrame({"parameter_set": s, "time": world.times, "key": k, "value": v})
+        for s in spec.paths
+        for k, v in values.items()
+    ]
+    table = pd.concat(frames, ignore_index=True)
+    _write(root / "report_data" / "parameter_paths.parquet", table)
+
+
+def model_of(spec: Spec, name: str) -> FakeModel:
+    return MODELS[spec.models.get(name, "okx")]
+
+
+def _entry(spec: Spec, i: int, name: str) -> dict[str, Any]:
+    """A parameter set as the manifest describes it."""
+    known = spec.models.get(name, "okx")
+    entry: dict[str, Any] = {
+        "name": name,
+        "file": f"params/{i}.toml",
+        "hash": f"{i:02x}" * 32,
+        "model": known,
+        "era": "merged" if known == "okx" else "unified",
+        "effective": "2025-01-21T08:00:00Z",
+        "label_counts": {"S": 31, "P": 22, "D": 9, "A": 40},
+    }
+    if spec.old_manifest:
+        return entry
+    model = MODELS[known]
+    entry["charges"] = [{"name": k, "label": v} for k, v in model.labels.items()]
+    entry["levels"] = model.levels
+    if model.how:
+        entry["how"] = model.how
+    if name in spec.schedules:
+        entry["schedule"] = [
+            {"from": _moment(spec, s.at), "set": s.name, "era": "merged", "hash": f"{k:02x}" * 32}
+            for k, s in enumerate(spec.schedules[name])
+        ]
+    return entry
+
+
+def _moment(spec: Spec, at: float | None) -> str | None:
+    """The time at a share of the window."""
+    if at is None:
+        return None
+    seconds = spec.interval_seconds * (spec.times - 1) * at
+    return (dt.datetime(2024, 8, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=seconds)).isoformat()
+
+
 def _write_manifest(root: Path, spec: Spec, rows: dict[str, int]) -> None:
     start = dt.datetime(2024, 8, 1, tzinfo=dt.UTC)
     end = start + dt.timedelta(seconds=spec.interval_seconds * (spec.times - 1))
@@ -196,7 +273,6 @@ def _write_manifest(root: Path, spec: Spec, rows: dict[str, int]) -> None:
          "key": "2024-08-02T00:00:00Z, BTC-USD-240927-60000-C", "reason": "negative volatility"},
     ]  # fmt: skip
     unpriced = [{"instrument_id": "BTC-USD-240927-60000-C", "times": 5}]
-    labels = {"S": 31, "P": 22, "D": 9, "A": 40}
     manifest = {
         "name": "crash-2024-08",
         "run_id": "5f0c" * 8,
@@ -204,9 +280,7 @@ def _write_manifest(root: Path, spec: Spec, rows: dict[str, int]) -> None:
         "config": {"name": "crash-2024-08", "report": {"champion": spec.champion}},
         "config_hash": "ab" * 32,
         "parameter_sets": [
-            {"name": name, "file": f"params/{i}.toml", "hash": f"{i:02x}" * 32, "model": "okx",
-             "era": "merged", "effective": "2025-01-21T08:00:00Z", "label_counts": labels}
-            for i, name in enumerate(spec.sets)
+            _entry(spec, i, name) for i, name in enumerate(spec.sets)
         ],
         "dataset": {"path": "datasets/crash", "name": "crash", "fingerprint": "cd" * 32,
                     "source": "generated", "interval_seconds": spec.interval_seconds},

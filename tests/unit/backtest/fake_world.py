@@ -1,7 +1,6 @@
-"""Prices and accounts of a made-up crash, scored by closed-form rules: the world of fake results.
+"""Prices and accounts of a made-up crash: the world of fake results.
 
-Accounts of several segments are scored under a parameter set with the rules for one risk unit, so
-that counts, episodes, charges and break-even multipliers agree as those of a real run do.
+Accounts of several segments hold made-up books; ``fake_models`` scores them.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 
-CHARGES = tuple(f"mr{k}" for k in range(1, 10))
 STATUSES = ("ok", "warning", "liquidation", "bankrupt", "no_requirement", "ineligible")
 SEGMENTS = (
     "directional perpetuals",
@@ -28,18 +26,16 @@ PROFILE = {
     "long options": (0.10, 0.30, 0.7, 2.5, -0.15),
     "market maker": (0.15, 0.12, 0.35, 9.0, 0.04),
 }
-RATES = {  # charge / gross notional, by driver: delta, option, gross
-    "mr1": (0.12, 0.06, 0.004),
-    "mr2": (0.0, 0.004, 0.0),
-    "mr3": (0.0, 0.002, 0.0),
-    "mr4": (0.0, 0.0, 0.006),
-    "mr5": (0.0, 0.001, 0.0),
-    "mr6": (0.12, 0.09, 0.003),
-    "mr7": (0.0, 0.008, 0.005),
-    "mr8": (0.0, 0.0, 0.001),
-    "mr9": (0.0, 0.0, 0.0015),
-}
 PROPOSAL = {"mr1": 0.8, "mr6": 0.7, "mr4": 1.7, "mr7": 0.9}
+
+
+@dataclass(frozen=True)
+class FakeStep:
+    """A step of a schedule: from this share of the window on (None: always), with what scales."""
+
+    at: float | None
+    name: str
+    scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,13 @@ class Spec:
     scored: bool = True
     account_prefix: str = "acct-"
     champion: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    """Margin model of a set; ``okx`` where it is not named."""
+    schedules: dict[str, tuple[FakeStep, ...]] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
+    """Sets that save paths of dynamic parameters."""
+    old_manifest: bool = False
+    """Without charges and levels, as runs from before they were saved."""
     extra_manifest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -143,76 +146,3 @@ def _make_accounts(spec: Spec, rng: np.random.Generator) -> pd.DataFrame:
             "equity": np.maximum(size / leverage, 10_500.0),
         }
     )
-
-
-def score_world(world: World, scale: dict[str, float]) -> dict[str, np.ndarray]:
-    delta = np.abs(world.accounts["delta"].to_numpy())[:, None]
-    option = world.accounts["option"].to_numpy()[:, None]
-    mr = {}
-    for k, (by_delta, by_option, by_gross) in RATES.items():
-        driver = by_delta * delta + by_option * option + by_gross * np.ones_like(delta)
-        stress = world.stress if k in ("mr1", "mr6", "mr9") else 1.0
-        mr[k] = scale.get(k, 1.0) * driver * world.gross * stress
-    worst = np.maximum(np.maximum(mr["mr1"], mr["mr2"]), mr["mr6"])
-    extra = mr["mr3"] + mr["mr4"] + mr["mr5"] + mr["mr9"]
-    derivatives = np.maximum(worst + extra, mr["mr7"])
-    total = derivatives + mr["mr8"]
-    adjusted = world.equity - 0.02 * np.abs(world.equity)
-    level = np.divide(adjusted, total, out=np.full_like(total, np.nan), where=total > 0)
-    scored = world.state == 0
-    level[~scored] = np.nan
-    theta = _theta(mr, worst, extra, adjusted)
-    theta = {k: np.where(scored, v, np.inf).min(axis=1) for k, v in theta.items()}
-    return {
-        **mr,
-        **{f"theta_{k}": v for k, v in theta.items()},
-        "derivatives_mmr": derivatives,
-        "total_mmr": total,
-        "total_imr": 1.3 * derivatives + 2 * mr["mr8"],
-        "adjusted_equity": adjusted,
-        "margin_level": level,
-        "status": _status(world, level, total),
-    } | _episodes(level)
-
-
-def _theta(
-    mr: dict[str, np.ndarray], worst: np.ndarray, extra: np.ndarray, adjusted: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Closed-form break-even multiplier of each charge at each time, one risk unit."""
-    q = adjusted - mr["mr8"]
-    room = {}
-    for k in ("mr1", "mr2", "mr6"):
-        others = np.max([mr[j] for j in ("mr1", "mr2", "mr6") if j != k], axis=0)
-        room[k] = np.where((others + extra <= q) & (mr["mr7"] <= q), q - extra, -1.0)
-    for k in ("mr3", "mr4", "mr5", "mr9"):
-        room[k] = np.where(mr["mr7"] <= q, q - worst - extra + mr[k], -1.0)
-    room["mr7"] = np.where(worst + extra <= q, q, -1.0)
-    room["mr8"] = adjusted - np.maximum(worst + extra, mr["mr7"])
-    out = {}
-    for k, v in room.items():
-        ratio = np.divide(v, mr[k], out=np.where(v >= 0, np.inf, 0.0), where=mr[k] > 0)
-        out[k] = np.maximum(ratio, 0.0)
-    return out
-
-
-def _status(world: World, level: np.ndarray, total: np.ndarray) -> np.ndarray:
-    status = np.select(
-        [total <= 0, world.equity < 0, level <= 1, world.equity < 10_000, level < 3],
-        ["no_requirement", "bankrupt", "liquidation", "ineligible", "warning"],
-        "ok",
-    ).astype(object)
-    status[world.state == 1] = "unpriced"
-    status[world.state == 2] = "quarantined"
-    return status
-
-
-def _episodes(level: np.ndarray) -> dict[str, np.ndarray]:
-    """Hysteresis: an episode starts at 100 % or below and ends above 110 %."""
-    active = np.zeros(level.shape[0], dtype=bool)
-    starts = np.zeros(level.shape, dtype=bool)
-    ends = np.zeros(level.shape, dtype=bool)
-    for t in range(level.shape[1]):
-        starts[:, t] = ~active & (level[:, t] <= 1)
-        ends[:, t] = active & (level[:, t] > 1.1)
-        active = (active | starts[:, t]) & ~ends[:, t]
-    return {"starts": starts, "ends": ends}

@@ -1,4 +1,4 @@
-"""A generated market with a crash, and accounts that fall into two shape classes."""
+"""A generated market with a crash, and accounts that fall into three shape classes."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ START: Any = pd.Timestamp("2025-03-03T00:00:00Z")
 HOURS = 30
 SECOND_SNAPSHOT: Any = START + pd.Timedelta(hours=13)
 NUM_ACCOUNTS = 220
+ORDERING = 11
+"""Every so many accounts have open orders."""
 MARKET: dict[str, Any] = {
     "kind": "generated",
     "seed": 3,
@@ -73,8 +75,23 @@ def account_tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
     ids = [f"acc{k:05d}" for k in range(NUM_ACCOUNTS)]
     people = pd.DataFrame({"account_id": ids, "borrow_mode": "auto", "spot_mode": None})
     people["segment"] = [("retail", "maker", "fund")[k % 3] for k in range(NUM_ACCOUNTS)]
-    held = pd.DataFrame(positions), pd.DataFrame(balances)
-    return {"accounts": people, "balances": held[1], "positions": held[0]}
+    return {
+        "accounts": people,
+        "balances": pd.DataFrame(balances),
+        "positions": pd.DataFrame(positions),
+        "orders": _orders(pd.DataFrame(positions), marks),
+    }
+
+
+def _orders(positions: Any, marks: Any) -> pd.DataFrame:
+    """Half of a position closed or as much added, near the mark, in its first two contracts."""
+    rng = np.random.default_rng(18)
+    mine = positions[positions["account_id"].str.slice(3).astype(int) % ORDERING == 0]
+    mine = mine.groupby(["account_id", "time"]).head(2)
+    size = mine["contracts"] * rng.choice([-0.5, 1.0], len(mine))
+    price = marks.loc[mine["instrument_id"]].to_numpy() * rng.uniform(0.98, 1.02, len(mine))
+    names = ["time", "account_id", "instrument_id"]
+    return mine[names].assign(contracts=size, price=price)
 
 
 def _contracts(row: Any, mark: float, usd: float) -> float:

@@ -1,6 +1,7 @@
-"""Padded books: shape classes, unit and leg order, bases; the same whatever the order of rows."""
+"""Padded books: classes, units, legs, bases, orders; the same whatever the order of rows."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,16 @@ from tests.unit.kernels import random_books
 AXIS = random_books.currencies()
 TERMS = terms_of(contract_records(random_books.instruments(), AXIS))
 BOOKS = random_books.accounts(60, seed=41)
+ORDERING = random_books.with_orders(random_books.with_choices(BOOKS[:30], seed=42), seed=43)
+UNITS = pytest.mark.parametrize("split", [False, True], ids=["merged", "split"])
 
 
-def built(snapshot: Snapshot) -> list[Batch]:
-    return batches(snapshot, TERMS, AXIS)
+def built(snapshot: Snapshot, *, split: bool = False) -> list[Batch]:
+    return batches(snapshot, TERMS, AXIS, split=split)
+
+
+def arrays(book: Any) -> dict[str, np.ndarray]:
+    return {name: x for name, x in book.__dict__.items() if isinstance(x, np.ndarray)}
 
 
 def of_account(found: list[Batch], k: int) -> tuple[Batch, int]:
@@ -37,31 +44,34 @@ def test_every_account_is_in_one_batch_in_order():
     assert len({b.shape for b in found}) == len(found)
 
 
+@UNITS
 @pytest.mark.parametrize("seed", range(4))
-def test_order_of_rows_does_not_matter(seed: int):
-    snapshot = random_books.snapshot(BOOKS)
+def test_order_of_rows_does_not_matter(seed: int, split: bool):
+    snapshot = random_books.snapshot([*BOOKS, *ORDERING])
     rng = np.random.default_rng(seed)
-    legs, cash = (rng.permutation(len(x)) for x in (snapshot.leg_account, snapshot.cash_account))
-    moved = replace(
-        snapshot,
-        **{n: getattr(snapshot, n)[legs] for n in snapshot.__dict__ if n.startswith("leg_")},
-        **{n: getattr(snapshot, n)[cash] for n in ("cash_account", "cash_currency", "cash")},
-        spot_limit=snapshot.spot_limit[cash],
-    )
-    for one, other in zip(built(snapshot), built(moved), strict=True):
+    tables = {"leg_": "leg_account", "cash": "cash_account", "order_": "order_account"}
+    moved = snapshot
+    for prefix, column in tables.items():
+        rows = rng.permutation(len(getattr(snapshot, column)))
+        names = [n for n in snapshot.__dict__ if n.startswith(prefix)]
+        names += ["spot_limit"] if prefix == "cash" else []
+        moved = replace(moved, **{n: getattr(snapshot, n)[rows] for n in names})
+    for one, other in zip(built(snapshot, split=split), built(moved, split=split), strict=True):
         assert one.shape == other.shape
-        for name, values in one.book.__dict__.items():
+        for name, values in arrays(one.book).items():
             np.testing.assert_array_equal(getattr(other.book, name), values, err_msg=name)
 
 
-def test_an_account_alone_is_as_among_others():
+@UNITS
+def test_an_account_alone_is_as_among_others(split: bool):
     """The book of an account depends on no other account."""
-    found = built(random_books.snapshot(BOOKS))
-    for k in range(0, 60, 7):
-        (alone,) = built(random_books.snapshot([BOOKS[k]]))
+    books = [*BOOKS, *ORDERING]
+    found = built(random_books.snapshot(books), split=split)
+    for k in range(0, len(books), 7):
+        (alone,) = built(random_books.snapshot([books[k]]), split=split)
         batch, at = of_account(found, k)
         assert alone.shape == batch.shape
-        for name, values in alone.book.__dict__.items():
+        for name, values in arrays(alone.book).items():
             np.testing.assert_array_equal(getattr(batch.book, name)[..., at], values[..., 0])
 
 
@@ -72,9 +82,9 @@ def test_books_hold_every_leg_once_sorted_by_bucket():
         held: dict[int, float] = {}
         book = batch.book
         for side in ("leg", "option"):
-            instrument = np.asarray(getattr(book, f"{side}_instrument"))[..., at]
-            contracts = np.asarray(getattr(book, f"{side}_contracts"))[..., at]
-            closes = np.asarray(getattr(book, f"{side}_closes_bucket"))[..., at]
+            (instrument,) = np.asarray(getattr(book, f"{side}_instrument"))[..., at]
+            (contracts,) = np.asarray(getattr(book, f"{side}_contracts"))[..., at]
+            (closes,) = np.asarray(getattr(book, f"{side}_closes_bucket"))[..., at]
             for unit in range(instrument.shape[0]):
                 mine = instrument[unit] > 0
                 assert not contracts[unit][~mine].any()
@@ -97,10 +107,11 @@ def test_units_with_options_come_first():
         kinds = TERMS.kind[np.asarray(batch.book.leg_instrument)]
         assert not (kinds == OPTION).any()
         if batch.shape.option_units:
-            options = (TERMS.kind[np.asarray(batch.book.option_instrument)] == OPTION).any(axis=1)
+            (instrument,) = np.asarray(batch.book.option_instrument)
+            options = (TERMS.kind[instrument] == OPTION).any(axis=1)
             # Where the second unit has options the first has, and units without hold no wide leg.
             assert (np.diff(options.astype(int), axis=0) <= 0).all()
-            wide = (np.asarray(batch.book.option_instrument) > 0).any(axis=1)
+            wide = (instrument > 0).any(axis=1)
             np.testing.assert_array_equal(wide, options)
 
 
@@ -189,20 +200,27 @@ def test_a_book_wider_than_every_class_takes_powers_of_two():
 
 
 def test_classes_are_ordered_by_cost_and_widths_fit_the_unrolling():
-    costs = [s.units * s.legs + s.option_units * s.option_legs * 28 for s in SHAPES]
-    assert costs == sorted(costs)
+    costs = [
+        s.portfolios * (s.units * s.legs + s.option_units * s.option_legs * 28) for s in SHAPES
+    ]
+    for portfolios in (1, 3):
+        mine = [cost for cost, s in zip(costs, SHAPES, strict=True) if s.portfolios == portfolios]
+        assert mine == sorted(mine)
 
 
-def test_widened_books_keep_their_content():
-    for batch in built(random_books.snapshot(BOOKS)):
+@UNITS
+def test_widened_books_keep_their_content(split: bool):
+    for batch in built(random_books.snapshot([*BOOKS, *ORDERING]), split=split):
         some = np.asarray([0, len(batch.accounts) - 1])
         wide = widened(batch, some)
-        for name, target in wide.__dict__.items():
+        assert wide.shares_coins == split
+        for name, target in arrays(wide).items():
             source = np.asarray(getattr(batch.book, name))[..., some]
             inside = tuple(slice(0, n) for n in source.shape)
             np.testing.assert_array_equal(np.asarray(target)[inside], source, err_msg=name)
             outside = np.asarray(target).astype(float).copy()
             outside[inside] = np.nan
             spare = outside[~np.isnan(outside)]
-            padding = {"unit_coin": NULL_CURRENCY, "spot_limit_coin": np.inf}.get(name, 0.0)
+            nothing = dict.fromkeys(("unit_coin", "order_out_currency"), float(NULL_CURRENCY))
+            padding = {**nothing, "spot_limit_coin": np.inf, "owns_coin": 1.0}.get(name, 0.0)
             assert (spare == padding).all(), name

@@ -8,20 +8,23 @@ import pytest
 
 import backtest.portfolio_answer
 from backtest import cli
-from backtest.cross_check import cross_check
-from backtest.errors import RunError
-from backtest.netting import net_positions
+from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
 from backtest.portfolio_file import load_portfolio
+from backtest.reference import models
 from backtest.reference.okx import margin as reference
-from backtest.what_if import after_orders
-from tests.okx_books import future, merged_numbers, option, portfolio, swap
+from backtest.what_if import after_fills
+from tests.unit.kernels import random_books
 
 
 EXAMPLES = PROJECT_ROOT / "configs" / "portfolios"
 BUILDER = EXAMPLES / "okx-position-builder.json"
 MIXED = EXAMPLES / "options-and-spot.json"
-PARAMS = PROJECT_ROOT / "configs" / "params" / "okx-merged-2025-01-21.toml"
+BYBIT = EXAMPLES / "bybit-options-and-orders.json"
+SETS = PROJECT_ROOT / "configs" / "params"
+PARAMS = SETS / "okx-merged-2025-01-21.toml"
+BYBIT_PARAMS = SETS / "bybit-2025-01-10.toml"
+SPLIT = SETS / "okx-split-2024-06-05.toml"
 VECTOR: dict[str, Any] = json.loads((PROJECT_ROOT / "tests/golden/okx_pm.json").read_text())["V1"]
 V1_UNIT_KEYS = [
     (coin, key)
@@ -34,8 +37,10 @@ V1_ACCOUNT_KEYS = [key for key in VECTOR["expect"]["account"] if key != "usdt_eq
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(file: Path, *more: str) -> tuple[int, str, str]:
-        code = cli.call(["margin", str(file), "--params", str(PARAMS), *more])
+    random_books.use_cache()
+
+    def call(file: Path, *more: str, params: Path = PARAMS) -> tuple[int, str, str]:
+        code = cli.call(["margin", str(file), "--params", str(params), *more])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -56,6 +61,7 @@ def from_reference(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def v1() -> dict[str, Any]:
     """Answer of the kernels to the published position builder, as the command prints it."""
+    random_books.use_cache()
     with pytest.MonkeyPatch.context() as patch:
         printed: list[str] = []
         patch.setattr(
@@ -96,13 +102,79 @@ def test_v1_shape(v1: dict[str, Any]):
     assert set(v1["account"]["theta"]) == {f"mr{k}" for k in range(1, 10)}
 
 
-def test_kernels_agree_with_options_spot_and_orders(run: Any):
+@pytest.mark.slow
+def test_kernels_agree_with_options_spot_orders_and_trades(run: Any):
     code, out, err = run(MIXED, "--json")
-    assert code == 0, err
+    assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) == {"units", "account", "after"}
     assert found["account"]["theta"]["mr9"] is None
     assert found["after"]["account"]["total_mmr"] < found["account"]["total_mmr"]
+    assert found["units"]["BTC"]["binding"] == "positions+sells"
+    assert found["after"]["units"]["BTC"]["binding"] in ("positions", "positions+sells")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spot_mode", [None, "USDT", "USDC"])
+def test_split_units_by_a_schedule(run: Any, tmp_path: Path, spot_mode: str | None):
+    """The set in force in July 2024; a unit where only spot sits is in the answer."""
+    content = {**json.loads(MIXED.read_text()), "spot_mode": spot_mode}
+    content["time"] = "2024-07-01T08:00:00Z"
+    code, out, err = run(
+        written(tmp_path, content), "--json", params=SETS / "schedules" / "okx-history.toml"
+    )
+    assert (code, err) == (0, "")
+    expected = {"BTC-USD", "BTC-USDT", "ETH-USD"}
+    expected |= {f"{coin}-{spot_mode}" for coin in ("BTC", "ETH") if spot_mode}
+    found = json.loads(out)
+    assert set(found["units"]) == set(found["after"]["units"]) == expected
+    assert all(unit["mr9"] == 0.0 for unit in found["units"].values())
+
+
+@pytest.mark.slow
+def test_bybit(run: Any):
+    code, out, err = run(BYBIT, "--json", params=BYBIT_PARAMS)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    unit, account = found["units"]["BTC"], found["account"]
+    assert len(unit["max_loss_cells"]) == 33
+    assert unit["mmr"] == pytest.approx(unit["max_loss"] + unit["contingency"], rel=1e-12)
+    assert unit["imr"] == pytest.approx(1.2 * unit["mmr"], rel=1e-12)
+    assert -min(cell["pnl"] for cell in unit["max_loss_cells"]) == pytest.approx(unit["max_loss"])
+    assert account["mm_rate"] == pytest.approx(1.0 / account["margin_level"], rel=1e-12)
+    assert set(account["theta"]) == {
+        *("max_loss", "short_options", "vega_spread", "stablecoin_spread"),
+        *("delta_spread", "perpetual_futures", "borrow"),
+    }
+    assert found["after"]["account"]["total_mmr"] < account["total_mmr"]
+
+
+@pytest.mark.slow
+def test_numbers_that_follow_the_market_stand_as_written(run: Any):
+    code, out, err = run(BUILDER, "--json", params=SETS / "okx-merged-volatility-scaled.toml")
+    assert code == 0
+    assert json.loads(out)["units"]["BTC"]["mr1"] == pytest.approx(1164.4109244719994, rel=1e-9)
+    assert "mr1.price_moves.G1" in err
+    assert "as written (factor 1)" in err
+
+
+def test_a_schedule_says_when_it_begins(run: Any, tmp_path: Path):
+    content = {**json.loads(BUILDER.read_text()), "time": "2020-01-01T00:00:00Z"}
+    file = written(tmp_path, content)
+    code, _, err = run(file, params=SETS / "schedules" / "okx-history.toml")
+    assert code == 2
+    assert "has no rules for 2020-01-01" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spot_mode", ["derivatives_only", "USDT", "USD"])
+def test_split_units_are_those_of_the_reference(spot_mode: str, run: Any, tmp_path: Path):
+    """Also those without a contract, where spot sits; orders rest in their units."""
+    content = change(json.loads(MIXED.read_text()), "spot_mode", to=spot_mode)
+    code, out, err = run(written(tmp_path, content), "--json", params=SPLIT)
+    assert (code, err) == (0, "")
+    numbers = load_parameter_set(SPLIT).numbers()
+    assert set(json.loads(out)["units"]) == set(reference(content, numbers)["units"])
 
 
 @pytest.mark.usefixtures("from_reference")
@@ -121,11 +193,24 @@ def test_tables(run: Any):
 
 
 @pytest.mark.usefixtures("from_reference")
-def test_tables_before_and_after_orders(run: Any):
+def test_tables_before_and_after_fills(run: Any):
     _, out, _ = run(MIXED)
-    assert "With every order filled at its price" in out
+    assert "every trade filled at its price, open orders still resting" in out
+    assert "The steps are those after." in out
     assert "Before and after, USD" in out
     assert "ETH-USD-250328-2000-P" in out
+    assert "Open orders: what a fill at the limit would lose" in out
+
+
+@pytest.mark.usefixtures("from_reference")
+def test_orders_alone_are_filled_in_the_second_answer(run: Any, tmp_path: Path):
+    content = json.loads(MIXED.read_text())
+    del content["trades"]
+    _, out, _ = run(written(tmp_path, content))
+    assert "Before: orders resting. After: every order filled at its price." in out
+    assert "The steps are those before." in out
+    assert "positions+sells" in out
+    assert "order loss" in out
 
 
 def test_a_disagreement_is_an_error_that_names_the_number(
@@ -193,6 +278,14 @@ BAD = [
     (("time",), "yesterday", "key 'time' is 'yesterday'"),
     (("borrow_mode",), "none", "key 'borrow_mode' is 'none'; allowed: 'auto' or 'non_auto'"),
     (("orders",), [{"instrument_id": "X", "contracts": 1, "price": 1}], "orders[0].instrument_id"),
+    (("trades",), [{"instrument_id": "X", "contracts": 1, "price": 1}], "trades[0].instrument_id"),
+    (("trades",), [{"instrument_id": "BTC-USDT-SWAP", "size": 1}], "unknown key 'trades[0].size'"),
+    (("trade",), [], "unknown key 'trade' (value []); did you mean 'trades'?"),
+    (
+        ("spot_mode",),
+        "BTC",
+        "key 'spot_mode' is 'BTC'; allowed: 'derivatives_only', 'USDT', 'USDC' or 'USD'",
+    ),
 ]
 
 
@@ -228,98 +321,79 @@ def test_files_that_are_not_there(run: Any, tmp_path: Path):
     assert "none.json: no such portfolio file" in err
 
 
-def test_an_order_without_a_mark_is_refused(run: Any, tmp_path: Path):
+@pytest.mark.parametrize("key", ["orders", "trades"])
+@pytest.mark.parametrize("missing", ["mark_price", "mark_iv", "forward"])
+def test_an_order_or_trade_without_a_mark_is_refused(
+    run: Any, tmp_path: Path, key: str, missing: str
+):
     content = json.loads(MIXED.read_text())
-    del content["orders"][0]["mark_price"]
+    content |= {"orders": [], "trades": [], key: content["trades"]}
+    del content[key][0][missing]
     code, _, err = run(written(tmp_path, content))
     assert code == 2
+    assert f"'{key}[0].{missing}' is missing" in err
     assert "ETH-USD-250328-2000-P" in err
-    assert "mark_price" in err
+
+
+def test_orders_take_their_marks_from_trades(tmp_path: Path):
+    content = json.loads(MIXED.read_text())
+    resting = {"instrument_id": "ETH-USD-250328-2000-P", "contracts": -10, "price": 0.04}
+    found = load_portfolio(written(tmp_path, {**content, "orders": [resting]}))
+    assert found["orders"][0]["mark_iv"] == 0.75
+
+
+def test_trades_in_expired_contracts_are_refused_orders_are_void(run: Any, tmp_path: Path):
+    content: dict[str, Any] = {**json.loads(MIXED.read_text()), "time": "2025-03-28T08:00:00Z"}
+    for row in content["positions"]:
+        row["settlement_index_usd"] = {"BTC": 85_000, "ETH": 2_250}
+    code, _, err = run(written(tmp_path, content))
+    assert code == 2
+    assert "'trades[0].instrument_id' is 'ETH-USD-250328-2000-P', which expired at 2025-03" in err
+    content["orders"] = content.pop("trades")
+    found = after_fills(load_portfolio(written(tmp_path, content)))
+    assert "ETH-USD-250328-2000-P" not in {row["instrument_id"] for row in found["positions"]}
+
+
+def test_after_trades_orders_still_rest():
+    found = after_fills(load_portfolio(MIXED))
+    assert found["trades"] == []
+    assert [row["contracts"] for row in found["orders"]] == [-20.0]
+    assert found["balances"]["ETH"] == pytest.approx(4.0 + 10.0 - 100 * 0.1 * 0.032)
+
+
+def test_a_model_refuses_what_it_does_not_know(run: Any):
+    code, _, err = run(BYBIT)
+    assert code == 2
+    assert err.startswith(f"error: {BYBIT}: BTC-USDT-250328-90000-C: settled in 'USDT'")
+
+
+OPTIONS = [
+    (["--position-builder"], "--position-builder needs --market MARKET.json"),
+    (["--market", "m.json"], "--market belongs to --position-builder"),
+    (["--market", "m.json", "--position-builder", "--plot", "a.png"], "--plot draws portfolio"),
+    (["--plot", "a.pdf"], "--plot is 'a.pdf'; allowed: a file name that ends in .png"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS)
+def test_options_that_do_not_go_together(run: Any, options: list[str], message: str):
+    code, _, err = run(BUILDER, *options)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.usefixtures("from_reference")
+def test_plot(run: Any, tmp_path: Path):
+    file = tmp_path / "figures" / "grid.PNG"
+    code, _, err = run(MIXED, "--plot", str(file))
+    assert (code, err) == (0, f"scenario grid: {file}\n")
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.json")), ids=lambda p: p.stem)
 def test_examples_are_valid(file: Path):
     content = load_portfolio(file)
     assert content["time"].endswith("+00:00")
-    assert reference(after_orders(content), merged_numbers())["account"]["status"] != "unpriced"
-
-
-INDEX = {"BTC": 60_000.0, "SOL": 150.0, "USDT": 0.999}
-EXPIRY = "2025-06-27T08:00:00Z"
-
-
-def lots(*rows: tuple[float, float], inverse: bool = False) -> dict[str, Any]:
-    name, multiplier = ("BTC-USD-SWAP", 100.0) if inverse else ("BTC-USDT-SWAP", 0.01)
-    contracts = [
-        swap(name, n, 60_100.0, multiplier=multiplier, entry_price=entry) for n, entry in rows
-    ]
-    file = portfolio(*contracts, index_usd=INDEX, balances={"BTC": 2.0, "USDT": 50_000.0})
-    return {**file, "instruments": file["instruments"][:1]}
-
-
-@pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [(60.0, 62_000.0), (20.0, 58_000.0)],
-        [(-60.0, 62_000.0), (40.0, 58_000.0)],
-        [(-60.0, 62_000.0), (90.0, 58_000.0)],
-        [(-60.0, 62_000.0), (60.0, 58_000.0)],
-        [(100.0, 100.0), (-50.0, 40.0)],
-        [(0.0, 62_000.0), (5.0, 61_000.0), (-7.0, 60_000.0), (3.0, 59_000.0)],
-    ],
-)
-def test_netting_keeps_equity_and_margin(rows: list[tuple[float, float]], inverse: bool):
-    before = lots(*rows, inverse=inverse)
-    after = net_positions(before)
-    assert len(after["positions"]) == 1
-    assert after["positions"][0]["contracts"] == sum(n for n, _ in rows)
-    assert after["positions"][0]["entry_price"] > 0.0
-    one, two = (reference(file, merged_numbers())["account"] for file in (before, after))
-    for key in ("equity_usd", "adjusted_equity", "derivatives_mmr", "total_mmr", "total_imr"):
-        assert two[key] == pytest.approx(one[key], rel=1e-11), key
-
-
-def test_netting_leaves_other_rows_alone():
-    call = option(
-        "BTC-USD-250627-60000-C", EXPIRY, 10.0, 0.1, mark_iv=0.6, forward=61_000.0, entry_price=0.1
-    )
-    ahead = future("BTC-USD-250627", EXPIRY, 5.0, 61_000.0, multiplier=100.0)
-    file = portfolio(call, ahead, index_usd=INDEX, balances={"BTC": 1.0})
-    assert net_positions(file) == file
-    twice = {**file, "positions": [*file["positions"], {**call[1], "contracts": -4.0}]}
-    found = net_positions(twice)
-    assert [row["contracts"] for row in found["positions"]] == [6.0, 5.0]
-    assert found["balances"] == {"BTC": 1.0}
-
-
-def test_rows_without_a_price_are_not_netted():
-    row = swap("BTC-USDT-SWAP", 1.0, 60_000.0)[1] | {"mark_price": None}
-    file = lots((1.0, 60_000.0)) | {"positions": [row, row]}
-    assert len(net_positions(file)["positions"]) == 2
-
-
-def test_cross_check_allows_for_cancellation_and_huge_multipliers():
-    leg = {"style": "linear", "kind": "perpetual", "coin": "BTC", "contracts": 100.0}
-    detail = {"legs": [{**leg, "multiplier": 1.0, "upl": 0.0}], "index_usd": {"BTC": 1e5}}
-    one = {"account": {"pnl": 1e-8, "theta": {"mr1": 4e9}, "level": None}}
-    two = {"account": {"pnl": 0.0, "theta": {"mr1": 5e9}, "level": None}}
-    cross_check(one, {**two, "detail": detail})
-    with pytest.raises(RunError, match=r"account\.pnl"):
-        cross_check(one, two)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "other", "name"),
-    [
-        ({"status": "ok"}, {"status": "warning"}, "account.status"),
-        ({"level": None}, {"level": 3.0}, "account.level"),
-        ({"theta": {"mr1": 2.0}}, {"theta": {"mr1": float("inf")}}, "account.theta.mr1"),
-        ({"x": float("nan")}, {"x": 1.0}, "account.x"),
-        ({"x": 1.0}, {}, "account.x is missing in the answer of the reference"),
-        ({}, {"x": 1.0}, "account.x is missing in the answer of the kernels"),
-    ],
-)
-def test_cross_check_names_what_differs(kernel: Any, other: Any, name: str):
-    with pytest.raises(RunError, match=name.replace(".", r"\.")):
-        cross_check({"account": kernel}, {"account": other})
+    rules = BYBIT_PARAMS if file == BYBIT else PARAMS
+    answer = models.margin(after_fills(content), load_parameter_set(rules).numbers())
+    assert answer["account"]["status"] != "unpriced"

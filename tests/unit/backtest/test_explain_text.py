@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from backtest.explain_parts import assumed, percent
 from backtest.explain_text import account_numbers, render_margin, render_stored
-from backtest.explain_units import assumed, percent
 from backtest.reference.okx import margin
 from tests.okx_books import future, merged_numbers, option, portfolio, swap
 

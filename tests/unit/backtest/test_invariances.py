@@ -77,6 +77,14 @@ def test_the_base_run_is_worth_comparing(base: Results):
     assert np.isfinite(base["accounts"]["theta_mr1"]).any()
 
 
+def test_some_accounts_have_orders(dataset: Path):
+    found = Dataset.open(dataset)
+    (first, *_) = found.snapshot_times()
+    orders: Any = pd.concat([found.orders(first, b) for b in found.bucket_ids()])
+    assert orders["account_id"].nunique() == NUM_ACCOUNTS // generated_world.ORDERING
+    assert len(orders) > orders["account_id"].nunique()
+
+
 def test_one_bucket_is_five(base: Results, folder: Path, market: Path):
     shutil.copytree(market, folder / "one")
     other = generated_world.add_accounts(folder / "one", buckets=1)

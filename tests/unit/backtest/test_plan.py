@@ -15,7 +15,7 @@ from tests.unit.backtest import tiny_world as world
 from tests.unit.backtest.tiny_world import TIMES
 
 
-def plan(root: Path, engine: dict[str, object] | None = None, **replay: object) -> Plan:
+def plan(root: Path, engine: dict[str, object] | None = None, **replay: Any) -> Plan:
     return make_plan(world.config(root, engine=engine, **replay), Dataset.open(root))
 
 

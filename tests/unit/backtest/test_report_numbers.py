@@ -10,7 +10,7 @@ from backtest.report.account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_G
 from backtest.report.bootstrap import BlockPlan, estimate, plan_blocks, resampled_sums
 from backtest.report.figures_time import shortest_half
 from backtest.report.frequency import by_time, effective_accounts, rate_differences, rates
-from backtest.report.reader import CHARGES, Results
+from backtest.report.reader import Results
 from backtest.report.triggers import trigger_stats
 from backtest.report.verdict import caveats, verdict
 from tests.unit.backtest.fake_results import Spec, write_results
@@ -49,7 +49,7 @@ def test_break_even_curves_are_empirical_distributions(results: Results):
     frame = scored_accounts(results, "proposal")
     stats = account_stats(results, "proposal")
     assert set(BREAK_EVEN_POINTS) <= set(THETA_GRID.tolist())
-    for charge in CHARGES:
+    for charge in (c.name for c in results.charges("proposal")):
         theta = frames.numbers(frame, f"theta_{charge}")
         for multiplier in BREAK_EVEN_POINTS:
             assert stats.liquidated_at(charge, multiplier) == (theta <= multiplier).sum()

@@ -10,8 +10,9 @@ import pytest
 
 from backtest import what_if
 from backtest.errors import ConfigError
+from backtest.params import load_parameter_set
 from backtest.reference import okx as reference
-from tests.okx_books import future, merged_numbers, option, portfolio, swap
+from tests.okx_books import PARAMS, future, merged_numbers, option, portfolio, swap
 from tests.unit.kernels import random_books
 
 
@@ -150,6 +151,64 @@ def test_random_portfolios_unit_by_unit(k: int, numbers: dict[str, Any]):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+@pytest.mark.parametrize(
+    "rules", ["okx-merged-2025-01-21", "okx-split-2024-06-05", "okx-split-2024-05-11"]
+)
+def test_random_portfolios_with_orders_unit_by_unit(k: int, rules: str):
+    """Which portfolio binds a unit, and every number of it; empty units may be on one side."""
+    chosen = load_parameter_set(PARAMS / f"{rules}.toml").numbers()
+    books = random_books.with_choices(random_books.accounts(12, seed=31), seed=32)
+    book = random_books.with_orders(books, seed=33)[k]
+    file = random_books.portfolio_file(book, 2 * k, random_books.markets())
+    found, expected = what_if.margin(file, chosen), reference.margin(file, chosen)
+    size = random_books.gross_usd(book)
+    assert found["account"]["status"] == expected["account"]["status"] != "unpriced"
+    for name in ACCOUNT_NUMBERS:
+        assert found["account"][name] == near(expected["account"][name], size), name
+    for units, others in ((found, expected), (expected, found)):
+        for name in set(units["units"]) - set(others["units"]):
+            assert units["units"][name]["mmr"] == units["units"][name]["delta"] == 0.0
+    shared = set(found["units"]) & set(expected["units"])
+    assert len(shared) >= 1
+    for name in shared:
+        unit = found["units"][name]
+        assert unit["binding"] == expected["units"][name]["binding"], name
+        for key in set(unit) - {"mr1_cells", "binding"}:
+            # A position of any entry gains or loses any multiple of its size.
+            room = abs(unit["upl"]) + size if key == "upl" else size
+            assert unit[key] == near(expected["units"][name][key], room), (name, key)
+        cells = zip(unit["mr1_cells"], expected["units"][name]["mr1_cells"], strict=True)
+        for cell, other in cells:
+            assert cell["pnl"] == near(other["pnl"], size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contracts", [-3.0, 3.0])
+def test_an_order_that_adds_nothing_leaves_the_positions_binding(
+    contracts: float, numbers: dict[str, Any]
+):
+    """An hour before it expires worthless: the requirement with it differs by rounding at most."""
+    soon = {"mark_iv": 0.5, "forward": 61_000.0, "multiplier": 0.01}
+    terms, quotes = option("BTC-USD-250301-90000-C", "2025-03-01T09:00:00Z", 0.0, 1e-9, **soon)
+    order = {**quotes, "contracts": contracts, "price": 1e-4}
+    del order["entry_price"]
+    book = portfolio(
+        swap("BTC-USDT-SWAP", -2.0, 60_100.0),
+        option("BTC-USD-250627-60000-C", EXPIRY, 30.0, 0.12, **OPTION),
+        index_usd={"BTC": 60_000.0, "USDT": 1.0},
+        balances={"USDT": 50_000.0},
+        orders=[order],
+    )
+    book["instruments"].append(terms)
+    found, expected = what_if.margin(book, numbers), reference.margin(book, numbers)
+    assert found["units"]["BTC"]["binding"] == expected["units"]["BTC"]["binding"] == "positions"
+    without = what_if.margin({**book, "orders": []}, numbers)["units"]["BTC"]
+    assert found["units"]["BTC"]["mmr"] == pytest.approx(without["mmr"], rel=1e-9)
+    assert found["units"]["BTC"]["mr7"] == pytest.approx(without["mr7"], rel=1e-9)
+
+
+@pytest.mark.slow
 def test_expired_legs_do_not_spoil_the_unit(numbers: dict[str, Any]):
     """The unrealised profit of a unit leaves out what has settled."""
     old = "2025-02-28T08:00:00Z"
@@ -217,7 +276,7 @@ def test_orders_filled_at_their_price():
     ]
     book = portfolio(*legs, index_usd={"BTC": 6e4}, balances={"USDT": 1e5}, orders=orders)
     book["instruments"].append(spot)
-    after = what_if.after_orders(book)
+    after = what_if.after_fills(book)
     assert after["orders"] == []
     assert after["balances"] == pytest.approx({"USDT": 1e5 - 29_500.0, "BTC": 0.5 - 0.6})
     assert [p["contracts"] for p in after["positions"]] == [-2.0, 1.0, 1.0, 3.0]
@@ -229,4 +288,4 @@ def test_orders_in_unknown_instruments_are_refused():
     order = {"instrument_id": "ETH-USDT-SWAP", "contracts": 1.0, "price": 1.0}
     book = portfolio(swap("BTC-USDT-SWAP", -2.0, 6e4), index_usd={}, orders=[order])
     with pytest.raises(ConfigError, match="ETH-USDT-SWAP"):
-        what_if.after_orders(book)
+        what_if.after_fills(book)

@@ -31,6 +31,7 @@ SWAP, ETH, FUTURE, INVERSE, OLD_CALL, CALL = (
     "BTC-USD-LATE-70000-C",
 )
 IDS = [SWAP, ETH, FUTURE, INVERSE, OLD_CALL, CALL]
+SPOT = "BTC-USDT"
 BTC = 64_000.0 * (1 + 0.01 * np.asarray([0, 1, -1, 2, -3, -2, 0, 1, 2]))
 ETH_USD = np.linspace(3_000.0, 2_800.0, HOURS + 1)
 NUM_ACCOUNTS = 24
@@ -124,22 +125,43 @@ TABLES: dict[str, Any] = {
 }
 
 
+def with_orders(*rows: tuple[str, str, float, float]) -> dict[str, Any]:
+    """Tables with a spot pair and with orders: account, instrument, contracts, price."""
+    pair = {"instrument_id": SPOT, "kind": "spot", "style": "linear", "settle": "USDT"}
+    known = instruments()
+    spot = pd.DataFrame([{**pair, "coin": "BTC", "multiplier": 1.0, "strike": np.nan}])
+    spot = spot.reindex(columns=known.columns).astype(known.dtypes.to_dict())
+    columns = ["account_id", "instrument_id", "contracts", "price"]
+    orders = pd.DataFrame(list(rows), columns=columns).assign(time=START)
+    return {"instruments": pd.concat([known, spot], ignore_index=True), "orders": orders}
+
+
 def write(root: Path, buckets: int = 2, **tables: Any) -> Path:
     """The world as a dataset, with other rows where given."""
     writer = DatasetWriter(root, "tiny world", 3600, buckets, "made by hand")
     for name, rows in TABLES.items():
         getattr(writer, name)(tables.get(name, rows()))
+    if "orders" in tables:
+        writer.orders(tables["orders"])
     writer.finish()
     return root
 
 
-def config(dataset: Path, *, engine: dict[str, Any] | None = None, **replay: Any) -> RunConfig:
+def config(
+    dataset: Path,
+    *,
+    engine: dict[str, Any] | None = None,
+    sets: dict[str, Path] | None = None,
+    **replay: Any,
+) -> RunConfig:
+    """A run of the world under some parameter files by name, today's rules by default."""
+    files = {"today": PARAMS} if sets is None else sets
     return RunConfig.model_validate(
         {
             "name": "tiny",
             "dataset": {"path": dataset},
             "replay": {"max_quarantined_share": 1.0, **replay},
-            "parameter_sets": [{"name": "today", "file": PARAMS}],
+            "parameter_sets": [{"name": n, "file": file} for n, file in files.items()],
             "traces": {"accounts": "all"},
             "engine": {"workers": 1, **(engine or {})},
         }

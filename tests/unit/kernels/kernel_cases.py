@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtr
 
-from backtest.model_records import Currencies, okx_parameters
+from backtest.model_records import Currencies
+from backtest.okx_records import okx_parameters
 from kernels import black76, breakeven, exposure
-from kernels.account import spot_in_use
 from kernels.features import CASH, COIN_VALUE, DELTA, GROSS, NUM_FEATURES, VALUE
 from kernels.models import okx
 from kernels.records import Table
@@ -89,7 +89,7 @@ def amounts(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
 
 def marginal_inputs(rng: np.random.Generator, size: int) -> tuple[Any, ...]:
     amount, row = amounts(rng, size)
-    return amount, params().collateral, row
+    return amount, params().account.collateral, row
 
 
 def numpy_marginal(amount: np.ndarray, tiers: MarginalTiers, row: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def numpy_marginal(amount: np.ndarray, tiers: MarginalTiers, row: np.ndarray) ->
 
 def step_inputs(rng: np.random.Generator, size: int) -> tuple[Any, ...]:
     amount, row = amounts(rng, size)
-    return amount, params().borrowing, row
+    return amount, params().account.borrowing, row
 
 
 def numpy_steps(amount: np.ndarray, tiers: StepTiers, row: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -144,13 +144,14 @@ def exposure_inputs(rng: np.random.Generator, size: int) -> tuple[Any, ...]:
     """A table, then legs and options of one unit each: instrument, contracts, closes bucket."""
     scenarios, _, _ = leg_inputs(rng, 1)
     features = rng.normal(0.0, 10.0, (NUM_INSTRUMENTS, NUM_FEATURES))
-    charges = rng.normal(0.0, 10.0, (NUM_INSTRUMENTS, okx.NUM_CHARGE_FEATURES))
-    charges[:, okx.MOVE] = np.abs(charges[:, okx.MOVE])
-    features[0] = charges[0] = 0.0
+    columns = rng.normal(0.0, 10.0, (NUM_INSTRUMENTS, okx.NUM_COLUMNS))
+    columns[:, okx.MOVE] = np.abs(columns[:, okx.MOVE])
+    features[0] = columns[0] = 0.0
     table = Table(
         features=jnp.asarray(features),
-        charges=jnp.asarray(charges),
+        columns=jnp.asarray(columns),
         scenarios=jnp.asarray(scenarios),
+        order_terms=jnp.zeros((NUM_INSTRUMENTS, 3)),
         currency_usd=jnp.ones(8),
         rates=jnp.zeros((3, 8)),
     )
@@ -164,29 +165,32 @@ def exposure_inputs(rng: np.random.Generator, size: int) -> tuple[Any, ...]:
 
 
 def numpy_exposure(table: Table, legs: Any, options: Any) -> dict[str, np.ndarray]:
-    features, charges = np.asarray(table.features), np.asarray(table.charges)
+    features, columns = np.asarray(table.features), np.asarray(table.columns)
     size = len(legs[0])
     sums = np.zeros((size, NUM_FEATURES))
-    names = ("gross_usd", "fee_usd", "basis_charge_usd", "vega_gross_usd", "vega_net_usd")
-    out = {name: np.zeros(size) for name in names}
-    delta, vega = np.zeros(size), np.zeros(size)
+    gross, fee_even, fee_odd, basis, vega_gross, vega_net = np.zeros((6, size))
+    linear_delta, delta, vega = np.zeros((3, size))
     for instrument, contracts, closes in (legs, options):
         for leg in range(instrument.shape[1]):
-            row, charge = features[instrument[:, leg]], charges[instrument[:, leg]]
+            row, column = features[instrument[:, leg]], columns[instrument[:, leg]]
             n, close = contracts[:, leg], closes[:, leg]
             sums += n[:, None] * row
-            out["gross_usd"] += np.abs(n) * row[:, GROSS]
-            out["fee_usd"] += (
-                np.abs(n) * charge[:, okx.FEE_EVEN_USD] + n * charge[:, okx.FEE_ODD_USD]
-            )
-            out["vega_net_usd"] += n * charge[:, okx.VEGA_USD]
-            delta, vega = delta + n * charge[:, okx.BASIS_USD], vega + n * charge[:, okx.VEGA_USD]
-            out["basis_charge_usd"] += np.where(close, np.abs(delta) * charge[:, okx.MOVE], 0.0)
-            out["vega_gross_usd"] += np.where(close, np.abs(vega), 0.0)
+            gross += np.abs(n) * row[:, GROSS]
+            fee_even += np.abs(n) * column[:, okx.FEE_EVEN_USD]
+            fee_odd += n * column[:, okx.FEE_ODD_USD]
+            vega_net += n * column[:, okx.VEGA_USD]
+            delta, vega = delta + n * column[:, okx.BASIS_USD], vega + n * column[:, okx.VEGA_USD]
+            basis += np.where(close, np.abs(delta) * column[:, okx.MOVE], 0.0)
+            vega_gross += np.where(close, np.abs(vega), 0.0)
             delta, vega = np.where(close, 0.0, delta), np.where(close, 0.0, vega)
         if instrument.shape[1] == legs[0].shape[1]:
-            out["linear_delta_coin"] = sums[:, DELTA].copy()
-    return out | {
+            linear_delta = sums[:, DELTA].copy()
+    return {
+        "gross_usd": gross,
+        "signed": np.stack([fee_odd, vega_net]),
+        "sized": np.stack([fee_even]),
+        "folded": np.stack([basis, vega_gross]),
+        "linear_delta_coin": linear_delta,
         "quote_value": sums[:, VALUE].T,
         "coin_value": sums[:, COIN_VALUE],
         "cash_usd": sums[:, CASH].T,
@@ -196,7 +200,7 @@ def numpy_exposure(table: Table, legs: Any, options: Any) -> dict[str, np.ndarra
 
 
 def run_exposure(table: Any, legs: Any, options: Any) -> dict[str, Any]:
-    return dict(exposure.unit_exposure(table, legs, options).__dict__)
+    return dict(exposure.unit_exposure(table, okx.MODEL, legs, options).__dict__)
 
 
 def depeg_inputs(rng: np.random.Generator, size: int) -> tuple[Any, ...]:
@@ -297,5 +301,5 @@ CASES = {
     "breakeven.last_root": Case(
         breakeven.last_root, (True,) * 4, root_inputs, numpy_root, root_scale
     ),
-    "account.spot_in_use": Case(spot_in_use, (True,) * 3, spot_inputs, numpy_spot),
+    "okx.spot_in_use": Case(okx.spot_in_use, (True,) * 3, spot_inputs, numpy_spot),
 }

@@ -1,7 +1,7 @@
 """Random markets and portfolios, as arrays for the engine and as portfolio files."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from scipy.special import ndtr
 
 from backtest.batching import Snapshot
 from backtest.engine import use_compilation_cache
+from backtest.leg_lists import SPOT_FAMILIES
 from backtest.market_window import MarketWindow, micros, stamp
 from backtest.model_records import Currencies
 
@@ -24,6 +25,10 @@ NUM_TIMES = 24
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 FUTURE_DAYS = (0.2, 9.0, 120.0, 500.0)
 OPTION_DAYS = (0.2, 0.8, 9.0, 45.0, 400.0)
+PAIRS = ("BTC-USDT", "ETH-USDC", "SOL-USD", "FOO-USDT", "ETH-BTC")
+SPOT_MODES = (None, "derivatives_only", *QUOTES)
+Order = tuple[int, float, float]
+"""Instrument, contracts and limit of an open order."""
 
 
 def use_cache() -> None:
@@ -34,43 +39,44 @@ def use_cache() -> None:
 
 @cache
 def instruments() -> pd.DataFrame:
-    """Perpetuals in three quotes and inverse, futures, options of BTC and ETH."""
+    """Perpetuals in three quotes and inverse, futures, options of BTC and ETH; spot pairs last."""
     rows: list[dict[str, Any]] = []
-
-    def add(name: str, kind: str, coin: str, settle: str, days: float | None = None, **more: Any):
-        inverse = settle == coin
-        multiplier = 100.0 if inverse and kind != "option" else 0.01
-        rows.append(
-            {
-                "instrument_id": name,
-                "kind": kind,
-                "coin": coin,
-                "settle": settle,
-                "style": "inverse" if inverse else "linear",
-                "multiplier": multiplier,
-                "strike": np.nan,
-                "option_type": None,
-                "expiry": None if days is None else BASE + pd.Timedelta(days=days),
-            }
-            | more
-        )
-
     for coin, price in COINS.items():
-        for quote in QUOTES:
-            add(f"{coin}-{quote}-SWAP", "perpetual", coin, quote)
-        add(f"{coin}-INVERSE-SWAP", "perpetual", coin, coin)
+        rows += [_terms(f"{coin}-{quote}-SWAP", "perpetual", coin, quote) for quote in QUOTES]
+        rows.append(_terms(f"{coin}-INVERSE-SWAP", "perpetual", coin, coin))
         for days in FUTURE_DAYS:
-            add(f"{coin}-USDT-F{days}", "future", coin, "USDT", days)
-            add(f"{coin}-INVERSE-F{days}", "future", coin, coin, days)
+            rows.append(_terms(f"{coin}-USDT-F{days}", "future", coin, "USDT", days))
+            rows.append(_terms(f"{coin}-INVERSE-F{days}", "future", coin, coin, days))
         for days in OPTION_DAYS if coin in ("BTC", "ETH") else ():
-            for ratio in (0.6, 0.95, 1.0, 1.3):
-                for side in ("C", "P"):
-                    name = f"{coin}-{days}-{ratio}-{side}"
-                    terms = {"strike": ratio * price, "option_type": side}
-                    add(name, "option", coin, coin, days, **terms)
+            rows += [
+                _terms(f"{coin}-{days}-{ratio}-{side}", "option", coin, coin, days)
+                | {"strike": ratio * price, "option_type": side}
+                for ratio in (0.6, 0.95, 1.0, 1.3)
+                for side in ("C", "P")
+            ]
+    for pair in PAIRS:
+        coin, quote = pair.split("-")
+        rows.append(_terms(pair, "spot", coin, quote) | {"multiplier": 1.0})
     frame = pd.DataFrame(rows)
     frame["expiry"] = pd.to_datetime(frame["expiry"], utc=True)
     return frame
+
+
+def _terms(
+    name: str, kind: str, coin: str, settle: str, days: float | None = None
+) -> dict[str, Any]:
+    inverse = settle == coin
+    return {
+        "instrument_id": name,
+        "kind": kind,
+        "coin": coin,
+        "settle": settle,
+        "style": "inverse" if inverse else "linear",
+        "multiplier": 100.0 if inverse and kind != "option" else 0.01,
+        "strike": np.nan,
+        "option_type": None,
+        "expiry": None if days is None else BASE + pd.Timedelta(days=days),
+    }
 
 
 def currencies() -> Currencies:
@@ -82,6 +88,8 @@ def markets(seed: int = 0) -> MarketWindow:
     """Independent markets at `NUM_TIMES` times: calm, crashed, depegged, with holes."""
     rng = np.random.default_rng(seed)
     table, axis = instruments(), currencies()
+    # The index prices a spot pair, no mark does.
+    table = table.iloc[: len(table) - len(PAIRS)]
     hours = np.concatenate([np.arange(14) * 2.0, np.arange(1, NUM_TIMES - 13) * 61.0])
     times = pd.DatetimeIndex([BASE + pd.Timedelta(hours=h) for h in hours])
     count = len(table) + 1
@@ -115,7 +123,8 @@ def markets(seed: int = 0) -> MarketWindow:
     final = np.asarray([COINS[c] for c in table["coin"]]) * np.exp(rng.normal(0.0, 0.2, len(table)))
     data[3, :, 1:] = np.where(expired, final[None, :], np.nan)
     data[4, :, 1:] = np.where(expired, np.where(inverse, final, 0.998)[None, :], np.nan)
-    return MarketWindow(micros(times), usd, *data, funding=np.zeros((NUM_TIMES, count)))
+    data = np.pad(data, ((0, 0), (0, 0), (0, len(PAIRS))), constant_values=np.nan)
+    return MarketWindow(micros(times), usd, *data, funding=np.zeros(data.shape[1:]))
 
 
 def _coin_price(table: pd.DataFrame, forward: np.ndarray, iv: np.ndarray, years: np.ndarray):
@@ -128,17 +137,86 @@ def _coin_price(table: pd.DataFrame, forward: np.ndarray, iv: np.ndarray, years:
 
 @dataclass(frozen=True)
 class RandomAccount:
-    """Positions (instrument, contracts, entry), balances and spot limits of one account."""
+    """Positions (instrument, contracts, entry), balances, spot limits, orders of one account."""
 
     legs: list[tuple[int, float, float]]
     balances: dict[str, float]
     limits: dict[str, float]
+    orders: list[Order] = field(default_factory=list)
+    borrow_mode: str = "auto"
+    spot_mode: str | None = None
 
 
 def accounts(count: int, seed: int) -> list[RandomAccount]:
     """Linear, option and wide option accounts in turn, sizes over six decades."""
     rng = np.random.default_rng(seed)
     return [_account(rng, ("linear", "options", "wide")[k % 3]) for k in range(count)]
+
+
+def with_choices(books: list[RandomAccount], seed: int) -> list[RandomAccount]:
+    """The same accounts, each with a spot mode and a borrow mode."""
+    rng = np.random.default_rng(seed)
+    spot_modes = rng.choice(len(SPOT_MODES), len(books))
+    borrow_modes = rng.choice(["auto", "auto", "non_auto"], len(books))
+    return [
+        replace(book, spot_mode=SPOT_MODES[mode], borrow_mode=str(borrows))
+        for book, mode, borrows in zip(books, spot_modes, borrow_modes, strict=True)
+    ]
+
+
+def with_orders(books: list[RandomAccount], seed: int) -> list[RandomAccount]:
+    """The same accounts in two of their coins, each with up to four or up to twelve orders."""
+    rng = np.random.default_rng(seed)
+    return [_ordering(rng, book, (4, 12)[k % 2]) for k, book in enumerate(books)]
+
+
+def _ordering(rng: np.random.Generator, book: RandomAccount, most: int) -> RandomAccount:
+    """Orders in held contracts, in a few others of the same coins, and in spot pairs.
+
+    A coin gets at most one new contract without optionality, which keeps units narrow.
+    """
+    table = instruments()
+    coin_of, kind = table["coin"].to_numpy(str), table["kind"].to_numpy(str)
+    held = sorted({coin_of[k] for k, _, _ in book.legs}) or ["BTC"]
+    coins = list(rng.choice(held, min(2, len(held)), replace=False))
+    legs = [leg for leg in book.legs if coin_of[leg[0]] in coins]
+    if most == 4:
+        legs = legs[:4]
+    # The legs are up to a tenth of the account's size each, so are its orders.
+    size_usd = gross_usd(replace(book, legs=legs)) + 1e3
+    open_to = [k for k, _, _ in legs] * 2
+    for coin in coins:
+        mine = coin_of == coin
+        linear = np.flatnonzero(mine & np.isin(kind, ["perpetual", "future"]))
+        options = np.flatnonzero(mine & (kind == "option"))
+        open_to += [int(rng.choice(linear))] * 2
+        open_to += rng.choice(options, 3).tolist() if len(options) else []
+    open_to += np.flatnonzero(kind == "spot").tolist()
+    chosen = rng.choice(open_to, rng.integers(1, most + 1))
+    return replace(book, legs=legs, orders=[_order(rng, int(k), size_usd) for k in chosen])
+
+
+def _order(rng: np.random.Generator, k: int, size_usd: float) -> Order:
+    row = instruments().loc[k]
+    coin_usd, settle_usd = COINS[row["coin"]], COINS.get(row["settle"], 1.0)
+    limit = coin_usd / (settle_usd if row["kind"] == "spot" else 1.0)
+    limit = 0.05 if row["kind"] == "option" else limit
+    contracts = rng.choice([-1.0, 1.0]) * size_usd * 10.0 ** rng.uniform(-2.5, -0.3)
+    return k, float(contracts / _one_usd(row)), float(limit * np.exp(rng.normal(0.0, 0.1)))
+
+
+def _one_usd(row: Any) -> float:
+    """Size of one contract at the price that accounts were drawn at, USD."""
+    in_usd = row["style"] == "inverse" and row["kind"] != "option"
+    return row["multiplier"] * (1.0 if in_usd else COINS[row["coin"]])
+
+
+def gross_usd(book: RandomAccount) -> float:
+    """Gross size of everything in an account, USD, at the price it was drawn at."""
+    table = instruments()
+    cash = sum(abs(x) * COINS.get(c, 1.0) for c, x in book.balances.items())
+    rows = [*book.legs, *book.orders]
+    return float(cash + sum(abs(n) * _one_usd(table.loc[k]) for k, n, _ in rows))
 
 
 def _account(rng: np.random.Generator, style: str) -> RandomAccount:
@@ -167,10 +245,9 @@ def _account(rng: np.random.Generator, style: str) -> RandomAccount:
 
 def _leg(rng: np.random.Generator, k: int, size_usd: float) -> tuple[int, float, float]:
     row = instruments().loc[k]
-    price = COINS[row["coin"]]
-    one_usd = 100.0 if row["style"] == "inverse" and row["kind"] != "option" else price / 100.0
-    contracts = rng.choice([-1.0, 1.0]) * size_usd * 10.0 ** rng.uniform(-2.0, 0.0) / one_usd
-    entry = 0.05 if row["kind"] == "option" else price * np.exp(rng.normal(0.0, 0.1))
+    contracts = rng.choice([-1.0, 1.0]) * size_usd * 10.0 ** rng.uniform(-2.0, 0.0)
+    contracts /= _one_usd(row)
+    entry = 0.05 if row["kind"] == "option" else COINS[row["coin"]] * np.exp(rng.normal(0.0, 0.1))
     return k, float(contracts), float(entry)
 
 
@@ -194,7 +271,8 @@ def snapshot(books: list[RandomAccount]) -> Snapshot:
         for a, b in enumerate(books)
         for c, amount in b.balances.items()
     ]
-    leg, row = (np.asarray(x, float).reshape(-1, 4).T for x in (legs, cash))
+    orders = [(a, k + 1, n, limit) for a, b in enumerate(books) for k, n, limit in b.orders]
+    leg, row, order = (np.asarray(x, float).reshape(-1, 4).T for x in (legs, cash, orders))
     return Snapshot(
         account_ids=np.asarray([f"a{k:05d}" for k in range(len(books))]),
         leg_account=leg[0].astype(int),
@@ -205,6 +283,12 @@ def snapshot(books: list[RandomAccount]) -> Snapshot:
         cash_currency=row[1].astype(int),
         cash=row[2],
         spot_limit=row[3],
+        order_account=order[0].astype(int),
+        order_instrument=order[1].astype(int),
+        order_contracts=order[2],
+        order_price=order[3],
+        spot_family=np.asarray([SPOT_FAMILIES.get(b.spot_mode or "", -1) for b in books], int),
+        auto_borrows=np.asarray([b.borrow_mode == "auto" for b in books], bool),
     )
 
 
@@ -223,43 +307,49 @@ def portfolio_file(
 
     ``with_all`` lists every instrument, held or not, so that one program serves all portfolios.
     """
-    axis, table = currencies(), instruments()
-    held = {k for k, _, _ in book.legs}
-    rows = []
-    for k, contracts, entry in book.legs:
-        price, forward, iv, final, final_fx = (
-            x[time, k + 1]
-            for x in (
-                market.mark,
-                market.forward_usd,
-                market.iv,
-                market.settlement,
-                market.settlement_fx,
-            )
-        )
-        row = table.loc[k]
-        rows.append(
-            {
-                "instrument_id": row["instrument_id"],
-                "contracts": contracts,
-                "entry_price": entry,
-                "mark_price": _or_none(price),
-                "forward": _or_none(forward),
-                "mark_iv": _or_none(iv),
-                "settlement_index_usd": None
-                if np.isnan(final)
-                else {row["settle"]: float(final_fx), row["coin"]: float(final)},
-            }
-        )
+    axis = currencies()
+    held = {k for k, _, _ in (*book.legs, *book.orders)}
     return {
         "time": stamp(int(market.times_us[time])).isoformat(),
         "index_usd": {n: float(market.currency_usd[time, axis.position[n]]) for n in axis.names[:3]}
         | {n: float(market.currency_usd[time, axis.position[n]]) for n in COINS},
         "instruments": [row for k, row in enumerate(_listed()) if with_all or k in held],
-        "positions": rows,
+        "positions": [
+            _quoted(k, time, market) | {"contracts": contracts, "entry_price": entry}
+            for k, contracts, entry in book.legs
+        ],
         "balances": book.balances,
         "spot_limits": book.limits,
-        "orders": [],
+        "borrow_mode": book.borrow_mode,
+        "spot_mode": book.spot_mode,
+        "orders": [
+            _quoted(k, time, market) | {"contracts": contracts, "price": limit}
+            for k, contracts, limit in book.orders
+        ],
+    }
+
+
+def _quoted(k: int, time: int, market: MarketWindow) -> dict[str, Any]:
+    """An instrument with its prices at one time, as rows of positions and orders have them."""
+    row = instruments().loc[k]
+    price, forward, iv, final, final_fx = (
+        x[time, k + 1]
+        for x in (
+            market.mark,
+            market.forward_usd,
+            market.iv,
+            market.settlement,
+            market.settlement_fx,
+        )
+    )
+    return {
+        "instrument_id": row["instrument_id"],
+        "mark_price": _or_none(price),
+        "forward": _or_none(forward),
+        "mark_iv": _or_none(iv),
+        "settlement_index_usd": None
+        if np.isnan(final)
+        else {row["settle"]: float(final_fx), row["coin"]: float(final)},
     }
 
 

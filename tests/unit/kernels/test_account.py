@@ -5,19 +5,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from backtest.batching import Batch, batches
-from backtest.engine import Engine
-from backtest.model_records import contract_records, okx_parameters
+from backtest.engine import Engine, over_times
+from backtest.model_records import contract_records
+from backtest.okx_records import okx_parameters
 from backtest.reference.okx_fees import discounted as reference_discounted, mr8 as reference_mr8
 from backtest.what_if import terms_of
 from kernels import account
-from kernels.models.okx import OkxParameters
-from kernels.records import Table
+from kernels.models.okx import OkxParameters, spot_in_use
+from kernels.records import Book, Table
 from tests.okx_books import merged_numbers
 from tests.unit.kernels import random_books
 from tests.unit.kernels.random_books import RandomAccount
@@ -39,7 +41,9 @@ def params() -> OkxParameters:
 def table(params: OkxParameters) -> Table:
     contracts = contract_records(random_books.instruments(), AXIS)
     engine = Engine(devices=[jax.local_devices()[0]])
-    (priced,) = engine.price(random_books.markets(), contracts, [params])
+    (priced,) = engine.price(
+        random_books.markets(), contracts, [over_times(params, random_books.NUM_TIMES)]
+    )
     return jax.tree.map(lambda x: x[0], priced.tables)
 
 
@@ -57,27 +61,48 @@ def small(book: RandomAccount) -> RandomAccount:
     return RandomAccount(legs, keep, {c: x for c, x in book.limits.items() if c in keep})
 
 
-def batch_of(with_options: bool) -> Batch:
-    """The most frequent class of small accounts with or without options."""
-    books = [small(b) for b in random_books.accounts(90, seed=21)]
+def batch_of(kind: str) -> Batch:
+    """The most frequent class of small accounts without options, with options, or with orders."""
+    books = random_books.accounts(90, seed=21)
+    if kind == "orders":
+        books = random_books.with_orders(random_books.with_choices(books, seed=22), seed=23)
+    else:
+        books = [small(b) for b in books]
     terms = terms_of(contract_records(random_books.instruments(), AXIS))
-    built = batches(random_books.snapshot(books), terms, AXIS)
-    mine = [b for b in built if (b.shape.option_units > 0) == with_options]
+    built = batches(random_books.snapshot(books), terms, AXIS, split=kind == "orders")
+    mine = [
+        b for b in built if kind == "orders" or (b.shape.option_units > 0) == (kind != "linear")
+    ]
     return max(mine, key=lambda b: len(b.accounts))
 
 
+def batch_margin(book: Book, table: Table, params: OkxParameters) -> Any:
+    """All stages in one program: totals of every account, and their multipliers."""
+    exposures = account.batch_exposures(book, table, params)
+    units = account.batch_units(exposures, book, table, params)
+    margin = account.batch_totals(units, book, table, params)
+    return margin, account.batch_theta(units, margin, params)
+
+
 @pytest.mark.parametrize(
-    ("with_options", "size"), [(False, 16_385), (False, 32_769), (False, 40_000), (True, 40_000)]
+    ("kind", "size"),
+    [
+        ("linear", 16_385),
+        ("linear", 32_769),
+        ("linear", 40_000),
+        ("options", 40_000),
+        ("orders", 40_000),
+    ],
 )
 @pytest.mark.slow
 def test_an_account_is_the_same_in_a_batch_of_any_size(
-    with_options: bool, size: int, table: Table, params: OkxParameters
+    kind: str, size: int, table: Table, params: OkxParameters
 ):
-    batch = batch_of(with_options)
+    batch = batch_of(kind)
     count = len(batch.accounts)
     assert count >= 10
     repeat = np.arange(size) % count
-    run = jax.jit(account.batch_margin)
+    run = jax.jit(batch_margin)
     few = run(jax.tree.map(jnp.asarray, batch.book), table, params)
     many = run(jax.tree.map(lambda x: jnp.asarray(x[..., repeat]), batch.book), table, params)
     for one, all_of_them in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
@@ -94,7 +119,7 @@ def one_currency(name: str) -> jax.Array:
 @pytest.mark.parametrize("coins", VECTORS["V8"]["discounted"])
 def test_v8_discounted_coins(coins: str, params: OkxParameters):
     value = account.discounted_usd(
-        jnp.asarray(float(coins)), jnp.asarray(1.0), one_currency("BTC"), params
+        jnp.asarray(float(coins)), jnp.asarray(1.0), one_currency("BTC"), params.account
     )
     assert float(value) == pytest.approx(VECTORS["V8"]["discounted"][coins], rel=1e-12)
 
@@ -103,23 +128,39 @@ def test_v8_discounted_coins(coins: str, params: OkxParameters):
 def test_collateral_and_borrowing_of_every_currency_are_the_reference(
     name: str, params: OkxParameters
 ):
+    """Debts of balances, and those that open orders would make of them."""
     rng = np.random.default_rng(8)
     price = 1.0 if name in random_books.QUOTES else random_books.COINS[name] * 1.1
     amounts = rng.choice([-1.0, 1.0], 300) * 10.0 ** rng.uniform(1.0, 9.5, 300) / price
     amounts = np.concatenate([amounts, [0.0], -np.asarray([35.0, 70.0, 105.0, 140.0])])
+    outflows = np.where(rng.random(len(amounts)) < 0.5, 0.0, rng.permutation(np.abs(amounts)))
     each = jax.jit(jax.vmap(account.discounted_usd, in_axes=(0, None, None, None)))
-    values = each(jnp.asarray(amounts), jnp.asarray(price), one_currency(name), params)
-    debts = jax.jit(jax.vmap(account.borrowing, in_axes=(0, None, None, None)))(
-        jnp.asarray(amounts), jnp.asarray(price), one_currency(name), params
+    values = each(jnp.asarray(amounts), jnp.asarray(price), one_currency(name), params.account)
+    debts = jax.jit(jax.vmap(account.borrowing, in_axes=(0, None, None, 0, None)))(
+        jnp.asarray(amounts),
+        jnp.asarray(price),
+        one_currency(name),
+        jnp.asarray(outflows),
+        params.account,
     )
     numbers = merged_numbers()
-    for k, amount in enumerate(amounts.tolist()):
+    for k, (amount, out) in enumerate(zip(amounts.tolist(), outflows.tolist(), strict=True)):
         expected = reference_discounted(amount, price, name, numbers)["value"]
         assert float(values[k]) == pytest.approx(expected, rel=1e-12)
-        charge = reference_mr8({name: amount}, {name: price}, numbers)
+        charge = reference_mr8({name: amount}, {name: price}, numbers, {name: out})
         found = [float(x[k]) for x in debts]
         wanted = [charge.value, charge.detail["imr"], charge.detail["fee"]]
-        assert found == pytest.approx(wanted, rel=1e-12), amount
+        assert found == pytest.approx(wanted, rel=1e-12), (amount, out)
+
+
+def test_what_orders_would_borrow_counts_only_where_the_rules_say(params: OkxParameters):
+    rules = eqx.tree_at(lambda r: r.potential_borrowing, params.account, jnp.asarray(False))
+    held, price, out = (jnp.asarray(x, jnp.float64) for x in (10.0, 1.0, 500.0))
+    charged = account.borrowing(held, price, one_currency("USDT"), out, params.account)
+    assert all(float(x) > 0.0 for x in charged)
+    assert all(
+        float(x) == 0.0 for x in account.borrowing(held, price, one_currency("USDT"), out, rules)
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,4 +178,4 @@ def test_collateral_and_borrowing_of_every_currency_are_the_reference(
 )
 def test_spot_in_use(equity: float, delta: float, limit: float, expected: float):
     arrays = [jnp.asarray(x, jnp.float64) for x in (equity, delta, limit)]
-    assert float(partial(account.spot_in_use, *arrays)()) == expected
+    assert float(partial(spot_in_use, *arrays)()) == expected

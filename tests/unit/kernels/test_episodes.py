@@ -8,13 +8,14 @@ import pytest
 from kernels import episodes, status
 from kernels.account import account_status
 from kernels.episodes import BANKRUPTED, RECOVERED, STARTED, STATUS_MASK, WARNED, AccountState
-from kernels.records import AccountMargin, Charges
+from kernels.models.okx import CHARGES
+from kernels.records import AccountMargin
 from tests.unit.kernels import random_books
 from tests.unit.kernels.kernel_cases import params
 
 
 NAN = float("nan")
-PARAMS = params()
+RULES = params().account
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,8 +27,8 @@ def fresh(shape: tuple[int, ...] = ()) -> AccountState:
     def full(value: float, dtype: jnp.dtype) -> jax.Array:
         return jnp.full(shape, value, dtype)
 
-    def nine(value: float) -> Charges:
-        return Charges(*[full(value, jnp.float64) for _ in range(9)])
+    def nine(value: float) -> dict[str, jax.Array]:
+        return {name: full(value, jnp.float64) for name in CHARGES}
 
     flags = {k: full(0, jnp.bool_) for k in ("is_warned", "in_episode", "is_bankrupt")}
     counts = ("episodes", "scored", "unpriced", "liquidation_times")
@@ -44,9 +45,9 @@ def margins(levels: np.ndarray, equity: np.ndarray | None = None) -> AccountMarg
     level = jnp.asarray(levels, jnp.float64)
     mmr = jnp.full_like(level, 1000.0)
     held = level * 1000.0 + 1e5 if equity is None else jnp.asarray(equity, jnp.float64)
-    charges = Charges(*[mmr * k for k in range(9)])
+    charges = {name: mmr * k for k, name in enumerate(CHARGES)}
     code = jax.vmap(account_status, in_axes=(0, 0, 0, None))(
-        level.reshape(-1), held.reshape(-1), mmr.reshape(-1), PARAMS
+        level.reshape(-1), held.reshape(-1), mmr.reshape(-1), RULES
     ).reshape(level.shape)
     return AccountMargin(
         charges=charges,
@@ -55,11 +56,12 @@ def margins(levels: np.ndarray, equity: np.ndarray | None = None) -> AccountMarg
         total_imr=mmr,
         borrow_imr=mmr,
         borrow_fee=mmr,
+        order_cost=mmr,
         equity_usd=held,
         adjusted_equity=level * mmr,
         margin_level=level,
         gross_notional_usd=mmr,
-        theta=Charges(*[level * (k + 1) for k in range(9)]),
+        theta={name: level * (k + 1) for k, name in enumerate(CHARGES)},
         status=code,
     )
 
@@ -69,7 +71,7 @@ def walk(state: AccountState, path: AccountMargin) -> tuple[AccountState, jax.Ar
     """Times first in every field of the path."""
 
     def one(state: AccountState, now: tuple[AccountMargin, jax.Array]):
-        return episodes.advance(state, *now, PARAMS)
+        return episodes.advance(state, *now, RULES)
 
     times = jnp.arange(path.margin_level.shape[0], dtype=jnp.int32)
     return jax.lax.scan(one, state, (path, times))
@@ -141,8 +143,8 @@ def test_worst_time_is_the_first_of_equal_levels_and_keeps_its_numbers():
     assert int(state.worst_time) == 1
     assert float(state.worst_level) == 0.7
     assert float(state.worst_adjusted_equity) == pytest.approx(700.0)
-    assert float(state.worst_charges.mr3) == 2000.0
-    assert float(state.theta.mr2) == pytest.approx(1.4)
+    assert float(state.worst_charges["mr3"]) == 2000.0
+    assert float(state.theta["mr2"]) == pytest.approx(1.4)
 
 
 def test_no_requirement_is_neither_warning_nor_worst():
@@ -162,7 +164,7 @@ def test_many_accounts_at_once_are_the_rules_in_numpy(size: int):
     state, mine = fresh((size,)), numpy_state(size)
     for time in range(len(levels)):
         now = margins(levels[time], equity[time])
-        state, code = step(state, now, jnp.asarray(time, jnp.int32), PARAMS)
+        state, code = step(state, now, jnp.asarray(time, jnp.int32), RULES)
         expected = numpy_advance(mine, levels[time], equity[time], time)
         np.testing.assert_array_equal(np.asarray(code) & ~STATUS_MASK, expected)
     for name in mine:
@@ -230,4 +232,4 @@ def test_status_is_the_most_serious_that_applies(
     level: float, equity: float, requirement: float, name: str
 ):
     at, usd, required = (jnp.asarray(x, jnp.float64) for x in (level, equity, requirement))
-    assert status.STATUS_NAMES[int(account_status(at, usd, required, PARAMS))] == name
+    assert status.STATUS_NAMES[int(account_status(at, usd, required, RULES))] == name

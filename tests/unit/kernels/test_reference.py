@@ -1,7 +1,13 @@
-"""Kernels against the scalar reference on random portfolios, markets and times."""
+"""Kernels against the scalar reference on random portfolios, orders, markets and times.
+
+Every parameter set of the two eras meets the same markets: merged and split risk units, accounts
+with and without open orders.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -10,17 +16,22 @@ import numpy as np
 import pytest
 
 from backtest.batching import batches
-from backtest.engine import CHARGES, Engine, initial_state
-from backtest.model_records import contract_records, okx_parameters
+from backtest.engine import Engine, initial_state, over_times
+from backtest.leg_lists import Terms
+from backtest.model_records import contract_records
+from backtest.okx_records import okx_parameters
+from backtest.parameter_records import has_split_units
+from backtest.params import load_parameter_set
 from backtest.reference import okx as reference
-from backtest.what_if import terms_of
+from backtest.what_if import PORTFOLIOS, terms_of
+from kernels.models.okx import CHARGES, MODEL
+from kernels.records import Contract
 from kernels.status import STATUS_NAMES
-from tests.okx_books import merged_numbers
+from tests.okx_books import PARAMS
 from tests.unit.kernels import random_books
+from tests.unit.kernels.random_books import RandomAccount
 
 
-NUM_ACCOUNTS = 330
-TIMES_EACH = 3
 RELATIVE, OF_SCALE = 1e-9, 1e-12
 NUMBERS = (
     "equity_usd",
@@ -30,6 +41,22 @@ NUMBERS = (
     "total_mmr",
     "total_imr",
 )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Accounts without and with orders, and at how many times each is compared."""
+
+    plain: int
+    with_orders: int
+    times: int
+
+
+SAMPLES = {
+    "okx-merged-2025-01-21": Sample(330, 120, 3),
+    "okx-split-2024-06-05": Sample(150, 120, 2),
+    "okx-split-2024-05-11": Sample(150, 120, 2),
+}
 
 
 @contextmanager
@@ -42,20 +69,34 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-class Scored:
-    """All random accounts at all times through the engine."""
+@cache
+def shared() -> tuple[Engine, Contract, Terms]:
+    """One engine and one instrument axis for all parameter sets."""
+    random_books.use_cache()
+    contracts = contract_records(random_books.instruments(), random_books.currencies())
+    return Engine(devices=[jax.local_devices()[0]]), contracts, terms_of(contracts)
 
-    def __init__(self) -> None:
-        random_books.use_cache()
-        axis = random_books.currencies()
-        self.books = random_books.accounts(NUM_ACCOUNTS, seed=11)
+
+def books_of(sample: Sample) -> list[RandomAccount]:
+    plain = random_books.with_choices(random_books.accounts(330, seed=11), seed=12)
+    ordering = random_books.with_orders(plain[: sample.with_orders], seed=13)
+    return [*plain[: sample.plain], *ordering]
+
+
+class Scored:
+    """All random accounts at all times through the engine, under one parameter set."""
+
+    def __init__(self, name: str) -> None:
+        self.sample = SAMPLES[name]
+        self.books = books_of(self.sample)
         self.market = random_books.markets()
-        self.numbers = merged_numbers()
-        contracts = contract_records(random_books.instruments(), axis)
-        engine = Engine(devices=[jax.local_devices()[0]])
-        params = okx_parameters(self.numbers, axis)
+        self.numbers = load_parameter_set(PARAMS / f"{name}.toml").numbers()
+        engine, contracts, terms = shared()
+        axis = random_books.currencies()
+        params = over_times(okx_parameters(self.numbers, axis), random_books.NUM_TIMES)
         (priced,) = engine.price(self.market, contracts, [params])
-        built = batches(random_books.snapshot(self.books), terms_of(contracts), axis)
+        self.is_split = has_split_units(self.numbers)
+        built = batches(random_books.snapshot(self.books), terms, axis, split=self.is_split)
         self.shapes = {batch.shape for batch in built}
         times = np.arange(random_books.NUM_TIMES)
         self.margin: dict[int, tuple[Any, int]] = {}
@@ -63,17 +104,25 @@ class Scored:
         for batch in built:
             size = len(batch.accounts)
             segment = np.zeros(size, int)
-            result = engine.replay(batch, initial_state(size), priced, segment, times)
+            state = initial_state(size, MODEL)
+            result = engine.replay(batch, state, priced, segment, times)
             for place, k in enumerate(batch.accounts):
                 self.margin[int(k)] = (result.margin, place)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Accounts and the times at which they are compared."""
+        rng = np.random.default_rng(5)
+        count, each = len(self.books), self.sample.times
+        times = [rng.choice(random_books.NUM_TIMES, each, False) for _ in range(count)]
+        return [(k, int(t)) for k in range(count) for t in times[k]]
 
     def answer(self, k: int, time: int) -> dict[str, Any]:
         margin, place = self.margin[k]
         numbers = {name: float(getattr(margin, name)[time, place]) for name in NUMBERS}
         numbers["margin_level"] = float(margin.margin_level[time, place])
         for name in CHARGES:
-            numbers[name] = float(getattr(margin.charges, name)[time, place])
-        theta = {name: float(getattr(margin.theta, name)[time, place]) for name in CHARGES}
+            numbers[name] = float(margin.charges[name][time, place])
+        theta = {name: float(margin.theta[name][time, place]) for name in CHARGES}
         status = STATUS_NAMES[int(margin.status[time, place])]
         return {**numbers, "status": status, "theta": theta}
 
@@ -92,29 +141,14 @@ class Scored:
         units = answer["units"].values()
         sums = {n: sum(u[n] for u in units) for n in CHARGES if n != "mr8"}
         level = account["margin_level"]
-        return {**account, **sums, "margin_level": np.inf if level is None else level}
-
-    def scale(self, k: int) -> float:
-        """Gross size of everything in the account, USD, at the price it was drawn at."""
-        book, table = self.books[k], random_books.instruments()
-        cash = sum(abs(x) * random_books.COINS.get(c, 1.0) for c, x in book.balances.items())
-        for place, contracts, _ in book.legs:
-            row = table.loc[place]
-            coins = row["style"] == "linear" or row["kind"] == "option"
-            price = random_books.COINS[row["coin"]] if coins else 1.0
-            cash += abs(contracts) * row["multiplier"] * price
-        return float(cash)
+        bindings = {unit.get("binding", "positions") for unit in units}
+        more = {"margin_level": np.inf if level is None else level, "bindings": bindings}
+        return {**account, **sums, **more, "spot": any(unit["spot_in_use"] for unit in units)}
 
 
-@pytest.fixture(scope="module")
-def scored() -> Scored:
-    return Scored()
-
-
-def pairs() -> list[tuple[int, int]]:
-    rng = np.random.default_rng(5)
-    times = [rng.choice(random_books.NUM_TIMES, TIMES_EACH, False) for _ in range(NUM_ACCOUNTS)]
-    return [(k, int(t)) for k in range(NUM_ACCOUNTS) for t in times[k]]
+@pytest.fixture(scope="module", params=SAMPLES)
+def scored(request: pytest.FixtureRequest) -> Scored:
+    return Scored(request.param)
 
 
 def wrong(name: str, found: float, expected: float, room: float) -> str | None:
@@ -147,25 +181,35 @@ def differences(answer: dict[str, Any], expected: dict[str, Any], scale: float) 
 def test_every_number_of_random_accounts(scored: Scored):
     problems = []
     unpriced = 0
-    for k, time in pairs():
+    for k, time in scored.pairs():
         answer, expected = scored.answer(k, time), scored.expected(k, time)
         if expected["status"] == "unpriced" or answer["status"] == "unpriced":
             unpriced += 1
             if answer["status"] != expected["status"]:
                 problems.append(f"account {k} time {time}: {answer['status']} {expected['status']}")
             continue
-        found = differences(answer, expected, scored.scale(k))
+        found = differences(answer, expected, random_books.gross_usd(scored.books[k]))
         problems.extend(f"account {k} time {time}: {text}" for text in found)
     assert not problems, f"{len(problems)}\n" + "\n".join(problems[:30])
-    assert 0 < unpriced < 0.2 * len(pairs())
+    assert 0 < unpriced < 0.2 * len(scored.pairs())
 
 
 @pytest.mark.slow
 def test_random_accounts_reach_what_they_should(scored: Scored):
-    """The sample is worth something: every charge binds somewhere, debts, expiries, statuses."""
-    expected = [scored.expected(k, t) for k, t in pairs()]
-    priced = [e for e in expected if e["status"] != "unpriced"]
+    """The sample is worth something: every charge binds somewhere, debts, expiries, statuses.
+
+    Each portfolio of the accounts with orders binds in some unit.
+    """
+    expected = {pair: scored.expected(*pair) for pair in scored.pairs()}
+    priced = {pair: e for pair, e in expected.items() if e["status"] != "unpriced"}
     for name in CHARGES:
-        assert sum(e[name] > 0 for e in priced) > 20, name
-    assert {"ok", "warning", "liquidation", "bankrupt"} <= {e["status"] for e in priced}
-    assert len(scored.shapes) <= 4
+        # Split units hold one settlement currency each: nothing to offset across currencies.
+        expects_none = name == "mr9" and scored.is_split
+        charged = sum(e[name] > 0 for e in priced.values())
+        assert charged == 0 if expects_none else charged > 20, name
+    assert {"ok", "warning", "liquidation", "bankrupt"} <= {e["status"] for e in priced.values()}
+    assert sum(e["spot"] for e in priced.values()) > 20
+    ordering = [e for (k, _), e in priced.items() if scored.books[k].orders]
+    for name in PORTFOLIOS:
+        assert sum(name in e["bindings"] for e in ordering) > 20, name
+    assert len(scored.shapes) <= 7

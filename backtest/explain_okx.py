@@ -1,106 +1,48 @@
-"""One risk unit of a reference answer as rich renderables: every charge with its numbers.
+"""The steps of OKX portfolio margin as rich renderables: charges of a unit, numbers of the account.
 
-Texts carry the formula of the rule with the numbers put in, so that each step can be checked with
-a calculator. Numbers that nobody publishes are followed by `[A]` (assumed).
+Takes what `backtest.reference.okx` gives.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from backtest.explain_parts import (
+    Detail,
+    Labels,
+    ModelText,
+    Step,
+    assumed,
+    charge_table,
+    grid_table,
+    level_text,
+    liabilities,
+    line,
+    marginal,
+    money,
+    number,
+    percent,
+    portfolios_line,
+    potential_borrowing,
+    row,
+    table,
+    unit_sum,
+)
 
-Labels = Mapping[str, str]
-Detail = Mapping[str, Any]
+
 TITLES = {
-    "mr1": "spot x volatility",
-    "mr2": "theta",
-    "mr3": "vega term structure",
-    "mr4": "basis",
-    "mr5": "interest rate",
-    "mr6": "extreme move",
-    "mr7": "minimum charge",
-    "mr8": "borrowing",
-    "mr9": "stablecoin depeg",
+    "mr1": "MR1 spot x volatility",
+    "mr2": "MR2 theta",
+    "mr3": "MR3 vega term structure",
+    "mr4": "MR4 basis",
+    "mr5": "MR5 interest rate",
+    "mr6": "MR6 extreme move",
+    "mr7": "MR7 minimum charge",
+    "mr8": "MR8 borrowing",
+    "mr9": "MR9 stablecoin depeg",
 }
-
-
-def money(value: float | None) -> str:
-    """An amount in USD with cents; `-` where there is none."""
-    return "-" if value is None else f"{value + 0.0:,.2f}"
-
-
-def percent(value: float, *, sign: bool = False) -> str:
-    """A fraction as percent with as many digits as it needs, at most six.
-
-    Example:
-        >>> percent(0.0045)
-        '0.45 %'
-    """
-    return f"{100.0 * value:{'+' if sign and value else ''}.6g} %"
-
-
-def number(value: float | None) -> str:
-    """A price or quantity with up to ten significant digits; `-` where there is none."""
-    return "-" if value is None else f"{value + 0.0:,.10g}"
-
-
-def assumed(labels: Labels, *paths: str) -> str:
-    """The mark ` [A]` if a number at one of the paths, or below it, is labelled assumed.
-
-    Example:
-        >>> assumed({"mr3.rate": "A"}, "mr3")
-        ' [A]'
-    """
-    for path in paths:
-        steps = path.split(".")
-        if any(labels.get(".".join(steps[:k])) == "A" for k in range(1, len(steps) + 1)):
-            return " [A]"
-        if any(label == "A" for name, label in labels.items() if name.startswith(f"{path}.")):
-            return " [A]"
-    return ""
-
-
-def table(title: str, *columns: str, left: int = 1) -> Table:
-    """An empty table: the first `left` columns to the left, numbers to the right."""
-    empty = plain_table(title)
-    for position, name in enumerate(columns):
-        empty.add_column(name, justify="left" if position < left else "right", no_wrap=True)
-    return empty
-
-
-def plain_table(title: str = "") -> Table:
-    """An empty table without columns, as wide as its title at least."""
-    return Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=box.SIMPLE_HEAD,
-        min_width=min(len(title), 90) + 2,
-    )
-
-
-def row(target: Table, *cells: str, style: str = "") -> None:
-    """Add a row of plain texts; brackets stay what they are."""
-    target.add_row(*(Text(cell) for cell in cells), style=style)
-
-
-def line(text: str, style: str = "") -> Text:
-    """A line of plain text, indented under its heading when it wraps."""
-    return Text(text, style=style, overflow="fold")
-
-
-def marginal(slices: list[dict[str, Any]], *, rates_in_percent: bool) -> str:
-    """Marginal tiers written out: `1,000,000.00 x 0.75 % + ...`."""
-    shown = percent if rates_in_percent else number
-    parts = [f"{money(part['amount'])} x {shown(part['rate'])}" for part in slices]
-    return " + ".join(parts) or "0"
 
 
 def render_unit(name: str, answer: Detail, detail: Detail, labels: Labels) -> RenderableType:
@@ -115,21 +57,12 @@ def render_unit(name: str, answer: Detail, detail: Detail, labels: Labels) -> Re
         Rule(Text(f"Unit {name}", style="bold"), align="left"),
         line(head),
     ]
-    parts.append(charge_table(answer, detail, labels))
+    orders = portfolios_line(detail)
+    parts += [orders] if orders is not None else []
+    parts.append(charge_table(charge_formulas(detail, labels), TITLES, answer))
     parts += [Padding(shown, (1, 0, 0, 2)) for shown in _detail_tables(detail, labels)]
     parts.append(Padding(aggregation(answer, detail, labels), (1, 0, 1, 0)))
     return Group(*parts)
-
-
-def charge_table(answer: Detail, detail: Detail, labels: Labels) -> Table:
-    """The charges of a unit, each with its formula and the numbers in it."""
-    shown = plain_table()
-    shown.add_column("charge", no_wrap=True)
-    shown.add_column("how", overflow="fold")
-    shown.add_column("USD", justify="right", no_wrap=True)
-    for name, formula in charge_formulas(detail, labels).items():
-        row(shown, f"{name.upper()} {TITLES[name]}", formula, money(answer[name]))
-    return shown
 
 
 def charge_formulas(detail: Detail, labels: Labels) -> dict[str, str]:
@@ -217,18 +150,11 @@ def _detail_tables(detail: Detail, labels: Labels) -> list[Table]:
 
 def _grid(mr1: Detail) -> Table:
     """The MR1 cells, a row a price, a column a volatility; the worst one marked `<`."""
-    states = ("down", "same", "up")
-    shown = table("MR1 PnL, USD (the worst cell is marked <)", "price", *states)
-    cells = {(cell["price_move"], cell["vol"]): cell for cell in mr1["cells"]}
-    for move in sorted({price for price, _ in cells}):
-        texts = [Text(percent(move, sign=True))]
-        for state in states:
-            cell = cells[move, state]
-            worst = cell == mr1["worst"]
-            mark, style = (" <", "bold red") if worst else ("  ", "")
-            texts.append(Text(money(cell["pnl"]) + mark, style=style))
-        shown.add_row(*texts)
-    return shown
+    rows: dict[float, dict[str, float]] = {}
+    for cell in mr1["cells"]:
+        rows.setdefault(cell["price_move"], {})[cell["vol"]] = cell["pnl"]
+    worst = {(mr1["worst"]["price_move"], mr1["worst"]["vol"])}
+    return grid_table("MR1 PnL, USD (the worst cell is marked <)", rows, worst)
 
 
 def _volatilities(mr1: Detail, labels: Labels) -> Table:
@@ -305,3 +231,66 @@ def _settlement(mr9: Detail) -> Table:
     for pair in mr9["pairs"]:
         row(shown, f"{pair['pair']} hedged", number(pair["index"]), money(pair["hedged"]))
     return shown
+
+
+def account_steps(answer: Detail, labels: Labels) -> list[Step]:
+    """Aggregation over units, borrowing, adjusted equity and margin level, each as a formula."""
+    account, detail = answer["account"], answer["detail"]
+    derivatives, adjusted = money(account["derivatives_mmr"]), money(account["adjusted_equity"])
+    borrow, total = money(account["borrow_imr"]), money(account["total_mmr"])
+    factor = f"{number(detail['imr_factor'])} x {derivatives} + borrow IMR {borrow}"
+    return [
+        Step("derivatives MMR", unit_sum(answer["units"], "mmr"), derivatives),
+        *_borrowing(detail["mr8"], labels),
+        Step("total MMR", f"{derivatives} + MR8 {money(account['mr8'])}", total),
+        Step(
+            "total IMR",
+            f"{factor}{assumed(labels, 'aggregation.imr_factor')}",
+            money(account["total_imr"]),
+        ),
+        Step("adjusted equity", _adjusted_equity(detail), adjusted),
+        Step(
+            "margin level",
+            f"{adjusted} / ({total} + fee {money(detail['borrow_fee'])})",
+            level_text(account["margin_level"]),
+        ),
+    ]
+
+
+def _adjusted_equity(detail: Detail) -> str:
+    collateral = sum(value["value"] for value in detail["collateral"].values())
+    if not detail["orders"]:
+        return "sum of collateral"
+    return (
+        f"collateral {money(collateral)} - order loss {money(detail['order_loss'])} "
+        f"- premium of bought options {money(detail['premium'])}"
+    )
+
+
+def _borrowing(mr8: Detail, labels: Labels) -> list[Step]:
+    """MR8, borrow IMR and borrow fee, liability by liability."""
+    potential = potential_borrowing(mr8["outgoing"], mr8)
+    owed = mr8["liabilities"].values()
+    if not owed:
+        return [*potential, Step("MR8 borrowing", "no liabilities", money(0.0))]
+    fees = " + ".join(
+        f"{money(debt['liability_usd'])} x (1 + {percent(debt['mmr'])})" for debt in owed
+    )
+    value = sum(debt["liability_usd"] * debt["mmr"] for debt in owed)
+    margin, initial = (liabilities(mr8, labels, "mr8.tiers", rate) for rate in ("mmr", "imr"))
+    return [
+        *potential,
+        Step("MR8 borrowing", margin, money(value)),
+        Step("borrow IMR", initial, money(mr8["imr"])),
+        Step("borrow fee", f"({fees}) x {percent(mr8['fee_rate'])}", money(mr8["fee"])),
+    ]
+
+
+TEXT = ModelText(
+    titles=TITLES,
+    borrow="mr8",
+    borrow_charge="mr8",
+    extra=(),
+    unit=render_unit,
+    account=account_steps,
+)
