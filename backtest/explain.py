@@ -70,7 +70,7 @@ def explain_portfolio(
         numbers=numbers,
         labels={leaf.key: leaf.label for leaf in loaded.leaves()},
         answer=reference.margin(portfolio, numbers),
-        stored=_stored(results, entry.name, account, utc(time)),
+        stored=stored_row(results, entry.name, account, utc(time)),
     )
 
 
@@ -82,7 +82,8 @@ def _entry(config: RunConfig, results: Path, name: str | None) -> SetSection:
     raise ConfigError(f"{results}: no parameter set '{name}'; this run has {known}")
 
 
-def _stored(results: Path, name: str, account: str, time: pd.Timestamp) -> dict[str, Any] | None:
+def stored_row(results: Path, name: str, account: str, time: pd.Timestamp) -> dict[str, Any] | None:
+    """Row of ``traces`` of one account at one time, None where the run did not trace it."""
     at = (pc.field("account_id") == account) & (pc.field("time") == time)
     # Files one by one: sets of different models have different columns.
     for file in sorted((results / "traces").glob("*.parquet")):

@@ -138,12 +138,12 @@ def _model(answer: Detail) -> ModelText:
 
 def _headline(answer: Detail) -> Text:
     account, detail = answer["account"], answer["detail"]
-    status = account["status"]
+    status, level = account["status"], f", margin level {level_text(account['margin_level'])}"
     return Text.assemble(
         ("Margin ", "bold"),
         f"at {detail['time']} under {detail['parameter_set'] or 'unnamed parameters'}: ",
         (status, STATUS_STYLES.get(status, "bold red")),
-        f", margin level {level_text(account['margin_level'])}",
+        "" if detail["unpriced"] else level,
     )
 
 

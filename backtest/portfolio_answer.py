@@ -18,6 +18,7 @@ from backtest.cross_check import checked
 from backtest.engine import use_compilation_cache
 from backtest.errors import ConfigError
 from backtest.netting import net_positions
+from backtest.parameter_records import has_split_units
 from backtest.params import ParameterSet
 from backtest.portfolio_file import load_portfolio, parse_portfolio
 from backtest.reference import models as reference
@@ -78,6 +79,9 @@ def answers(portfolio: str | Path | dict[str, Any], params: str | Path) -> Answe
         for when, one in found
         if one is not None and (missing := one.reference["detail"]["unpriced"])
     ]
+    if content["spot_mode"] is not None and not has_split_units(numbers):
+        why = f"which has no effect: a risk unit of '{rules.name}' is a whole coin"
+        warnings.append(f"{shown}: 'spot_mode' is '{content['spot_mode']}', {why}")
     labels = {leaf.key: leaf.label for leaf in rules.leaves()}
     return Answers(now, after, fills, labels, warnings + static_warnings(rules))
 

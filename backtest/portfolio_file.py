@@ -212,7 +212,13 @@ def load_portfolio(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not JSON, or a content that is refused; with the file's name.
     """
-    return parse_portfolio(read_json(path), str(path))
+    content = read_json(path)
+    if isinstance(content, dict) and "simPos" in content:
+        raise ConfigError(
+            f"{path}: is a request of OKX's position builder (it has 'simPos'); "
+            "use --position-builder --market MARKET.json"
+        )
+    return parse_portfolio(content, str(path))
 
 
 def read_json(path: str | Path, what: str = "portfolio file") -> Any:

@@ -112,7 +112,9 @@ def _print(found: Any) -> None:
         out.print("After: every trade filled at its price, open orders still resting.")
         out.print("The steps are those after.")
         out.print(render_margin(found.after.reference, before=now, labels=found.labels))
-    out.print("Checked: every number of kernels and reference agrees to 1e-9.", style="dim")
+    given = [one.reference["detail"] for one in (found.now, found.after) if one is not None]
+    if not all(detail["unpriced"] for detail in given):
+        out.print("Checked: every number of kernels and reference agrees to 1e-9.", style="dim")
 
 
 def _draw(found: Any, file: Path) -> None:

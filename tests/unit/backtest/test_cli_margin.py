@@ -321,50 +321,27 @@ def test_files_that_are_not_there(run: Any, tmp_path: Path):
     assert "none.json: no such portfolio file" in err
 
 
-@pytest.mark.parametrize("key", ["orders", "trades"])
-@pytest.mark.parametrize("missing", ["mark_price", "mark_iv", "forward"])
-def test_an_order_or_trade_without_a_mark_is_refused(
-    run: Any, tmp_path: Path, key: str, missing: str
-):
-    content = json.loads(MIXED.read_text())
-    content |= {"orders": [], "trades": [], key: content["trades"]}
-    del content[key][0][missing]
-    code, _, err = run(written(tmp_path, content))
-    assert code == 2
-    assert f"'{key}[0].{missing}' is missing" in err
-    assert "ETH-USD-250328-2000-P" in err
-
-
-def test_orders_take_their_marks_from_trades(tmp_path: Path):
-    content = json.loads(MIXED.read_text())
-    resting = {"instrument_id": "ETH-USD-250328-2000-P", "contracts": -10, "price": 0.04}
-    found = load_portfolio(written(tmp_path, {**content, "orders": [resting]}))
-    assert found["orders"][0]["mark_iv"] == 0.75
-
-
-def test_trades_in_expired_contracts_are_refused_orders_are_void(run: Any, tmp_path: Path):
-    content: dict[str, Any] = {**json.loads(MIXED.read_text()), "time": "2025-03-28T08:00:00Z"}
-    for row in content["positions"]:
-        row["settlement_index_usd"] = {"BTC": 85_000, "ETH": 2_250}
-    code, _, err = run(written(tmp_path, content))
-    assert code == 2
-    assert "'trades[0].instrument_id' is 'ETH-USD-250328-2000-P', which expired at 2025-03" in err
-    content["orders"] = content.pop("trades")
-    found = after_fills(load_portfolio(written(tmp_path, content)))
-    assert "ETH-USD-250328-2000-P" not in {row["instrument_id"] for row in found["positions"]}
-
-
-def test_after_trades_orders_still_rest():
-    found = after_fills(load_portfolio(MIXED))
-    assert found["trades"] == []
-    assert [row["contracts"] for row in found["orders"]] == [-20.0]
-    assert found["balances"]["ETH"] == pytest.approx(4.0 + 10.0 - 100 * 0.1 * 0.032)
-
-
 def test_a_model_refuses_what_it_does_not_know(run: Any):
     code, _, err = run(BYBIT)
     assert code == 2
     assert err.startswith(f"error: {BYBIT}: BTC-USDT-250328-90000-C: settled in 'USDT'")
+
+
+@pytest.mark.usefixtures("from_reference")
+def test_a_spot_mode_without_effect_is_said(run: Any, tmp_path: Path):
+    content = change(json.loads(BUILDER.read_text()), "spot_mode", to="USDT")
+    content["positions"][0]["mark_price"] = None
+    code, out, err = run(written(tmp_path, content))
+    assert code == 0
+    assert "'spot_mode' is 'USDT', which has no effect" in err
+    assert "unpriced\n" in out
+    assert "Checked" not in out
+
+
+def test_a_request_of_the_position_builder_is_recognised(run: Any):
+    code, _, err = run(EXAMPLES / "position-builder" / "request.json")
+    assert code == 2
+    assert "use --position-builder --market MARKET.json" in err
 
 
 OPTIONS = [

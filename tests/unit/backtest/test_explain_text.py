@@ -7,8 +7,9 @@ from rich.console import Console, RenderableType
 
 from backtest.explain_parts import assumed, percent
 from backtest.explain_text import account_numbers, render_margin, render_stored
+from backtest.params import load_parameter_set
 from backtest.reference.okx import margin
-from tests.okx_books import future, merged_numbers, option, portfolio, swap
+from tests.okx_books import PARAMS, future, merged_numbers, option, portfolio, swap
 
 
 EXPIRY = "2025-06-27T08:00:00Z"
@@ -100,6 +101,37 @@ def test_before_and_after():
         f"{after['account']['total_mmr']:,.2f}",
         f"{change:+,.2f}",
     ]
+
+
+def test_open_orders_and_split_units():
+    """The portfolio that is charged, what fills would lose, and what orders may borrow."""
+    numbers = load_parameter_set(PARAMS / "okx-split-2024-06-05.toml").numbers()
+    call = "BTC-USD-250627-60000-C"
+    book = portfolio(
+        swap("BTC-USDT-SWAP", -30.0, 60_100.0, multiplier=0.1),
+        option(call, EXPIRY, 5.0, 0.12, **OPTION),
+        index_usd=INDEX,
+        balances={"BTC": 3.0, "USDT": 20_000.0},
+        orders=[
+            {"instrument_id": "BTC-USDT-SWAP", "contracts": -20.0, "price": 59_000.0},
+            {"instrument_id": call, "contracts": 10.0, "price": 0.13},
+            {"instrument_id": "BTC-USDT", "contracts": 1.0, "price": 59_500.0},
+        ],
+        spot_mode="USDT",
+    )
+    spot = {**book["instruments"][0], "instrument_id": "BTC-USDT", "kind": "spot"}
+    book["instruments"].append({**spot, "multiplier": 1.0})
+    found = margin(book, numbers)
+    shown = text(render_margin(found), width=200)
+    assert "Unit BTC-USD " in shown
+    assert "Unit BTC-USDT " in shown
+    mmrs = found["detail"]["units"]["BTC-USDT"]["portfolios"]
+    listed = ", ".join(f"{name} {value:,.2f}" for name, value in mmrs.items())
+    assert f"open orders: MMR of {listed}; the largest is charged" in shown
+    assert "below are the steps of positions+sells" in shown
+    loss, premium = found["detail"]["order_loss"], found["detail"]["premium"]
+    assert f"- order loss {loss:,.2f} - premium of bought options {premium:,.2f}" in shown
+    assert "orders may take BTC 0.013 (covered), USDT 59,500 (debt 39,500)" in shown
 
 
 def test_an_unpriced_account_says_what_is_missing():

@@ -118,7 +118,7 @@ def test_v1_account(published: dict[str, Any]):
     }
 
 
-@pytest.mark.parametrize(("place", "coin"), enumerate(("BTC", "LTC")))
+@pytest.mark.parametrize(("place", "coin"), [(0, "BTC"), (1, "LTC")])
 def test_v1_unit(published: dict[str, Any], place: int, coin: str):
     unit, expected = published["riskUnitData"][place], V1["expect"][coin]
     assert unit["riskUnit"] == coin
