@@ -4,7 +4,7 @@ Example:
     >>> today = "configs/params/okx-merged-2025-01-21.toml"
     >>> found = answers("configs/portfolios/options-and-spot.json", today)  # doctest: +SKIP
     >>> found.now.kernel["account"]["total_mmr"]                            # doctest: +SKIP
-    23486.2
+    13656.887208836622
 """
 
 from collections.abc import Callable

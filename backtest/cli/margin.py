@@ -57,6 +57,8 @@ def margin(
     from backtest.portfolio_answer import answers  # slow to import
 
     found = answers(portfolio, params)
+    if plot is not None:
+        _draw(found, plot)
     if as_json:
         shown = {**found.now.kernel}
         if found.after is not None:
@@ -64,8 +66,6 @@ def margin(
         typer.echo(json.dumps(plain(shown), indent=2, allow_nan=False))
     else:
         _print(found)
-    if plot is not None:
-        _draw(found, plot)
     for text in found.warnings:
         typer.echo(f"warning: {text}", err=True)
 

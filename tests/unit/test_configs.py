@@ -9,6 +9,7 @@ from backtest.config import RunConfig, load_config
 from backtest.errors import ConfigError
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
+from backtest.schedule import load_rules
 
 
 CONFIGS = PROJECT_ROOT / "configs"
@@ -53,7 +54,7 @@ def test_sets_are_compared(config: RunConfig) -> None:
     names = [chosen.name for chosen in config.parameter_sets]
     assert len(names) >= 2
     assert config.report.champion in names
-    assert len({load_parameter_set(chosen.file).hash for chosen in config.parameter_sets}) >= 2
+    assert len({load_rules(chosen.file).hash for chosen in config.parameter_sets}) >= 2
 
 
 @pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem)
