@@ -69,7 +69,8 @@ def test_a_population_is_a_valid_dataset(root: Path) -> None:
     accounts = found["accounts"]
     assert accounts["account_id"].tolist() == building.account_ids(np.arange(2_000)).tolist()
     assert set(found["balances"]["account_id"]) == set(accounts["account_id"])
-    assert every(accounts["spot_mode"].isna())
+    with_legs = accounts["account_id"].isin(found["positions"]["account_id"])
+    assert every(accounts["spot_mode"].notna() == with_legs)
     assert set(accounts["borrow_mode"]) == {"auto", "non_auto"}
     flat = set(accounts.loc[accounts["segment"] == "flat", "account_id"])
     assert flat
