@@ -129,5 +129,5 @@ def named(shown: str, compute: Callable[[], Any]) -> Any:
     """The result; an error of the input gets the name of the portfolio."""
     try:
         return compute()
-    except (ConfigError, NotImplementedError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"{shown}: {error}") from error

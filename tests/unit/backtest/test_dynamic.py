@@ -140,9 +140,9 @@ def test_a_set_scales_what_follows_and_hashes_its_rules(tmp_path: Path):
     ("leaf", "rule_text", "message"),
     [
         (LEAF.format(value=0.3), DEPEG, r"allows a factor 4: key 'mr6\.extreme_move\.G1\.value'"),
-        (LEAF.format(value=0.2), DEPEG.replace("depeg", "dpeg"), r"driver"),
-        (LEAF.format(value=0.2), '{ driver = "depeg", reference = 0.01 }', "is missing"),
-        (LEAF.format(value=0.2), DEPEG.replace("4.0", "0.5"), "is above"),
+        (LEAF.format(value=0.2), DEPEG.replace("depeg", "dpeg"), r"rule\.driver' is 'dpeg'"),
+        (LEAF.format(value=0.2), '{ driver = "depeg", reference = 0.01 }', r"currency' is missing"),
+        (LEAF.format(value=0.2), DEPEG.replace("4.0", "0.5"), r"floor' 1 is above"),
     ],
 )
 def test_a_bad_rule_is_named(leaf: str, rule_text: str, message: str, tmp_path: Path):
