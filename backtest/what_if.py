@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -91,6 +92,12 @@ class _Found:
     snapshot: Snapshot
     terms: Terms
     window: MarketWindow
+
+    @cached_property
+    def grids(self) -> np.ndarray:
+        """Profit in the grid cells, [unit, account, cell]."""
+        stages = self.exposures, self.units, self.book, self.table, self.params
+        return np.asarray(unit_grids(*stages))
 
     @property
     def model(self) -> MarginModel:
@@ -313,8 +320,7 @@ def _unit_answer(found: _Found, u: int) -> dict[str, Any]:
     model, coin = found.model, int(found.book.unit_coin[u, 0])
     charges = {name: float(found.units.charges[name][u, 0]) for name in model.charges}
     del charges[model.borrow_charge]
-    stages = found.exposures, found.units, found.book, found.table, found.params
-    cells = np.asarray(unit_grids(*stages))[u, 0]
+    cells = found.grids[u, 0]
     grid = [
         {"price_move": float(x), "vol": vol, "pnl": float(cells[3 * i + j])}
         for i, x in enumerate(np.asarray(model.grid_moves(found.params))[coin])
