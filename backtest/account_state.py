@@ -1,12 +1,13 @@
 """What accounts carry from one window to the next: kernel states and values for the reports."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from backtest.cells import Cell
 from backtest.engine import initial_state
+from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
 
@@ -65,6 +66,32 @@ def reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndar
     return extra
 
 
+Carried = TypeVar("Carried", AccountState, Ledger)
+LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
+
+
+def reindexed_ledger(
+    before: Cell | None, known: np.ndarray, num_currencies: int, *, keeps_changes: bool
+) -> Ledger:
+    """Ledgers of the known accounts, carried on from the cell before.
+
+    ``keeps_changes`` is False where a new snapshot begins: its cash holds what debts have moved.
+    """
+    count = len(known)
+    ledger = Ledger(
+        change_units=np.zeros((num_currencies, count)),
+        interest_usd=np.zeros(count),
+        converted_usd=np.zeros(count),
+        conversions=np.zeros(count, np.int32),
+    )
+    if before is not None:
+        at = np.searchsorted(known, before.accounts)
+        for name in LEDGER_FIELDS:
+            if keeps_changes or name != "change_units":
+                getattr(ledger, name)[..., at] = before.extra[f"ledger_{name}"]
+    return ledger
+
+
 def count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:
     """Add the times of a window to the accounts kept out of it."""
     counts = dict(
@@ -76,12 +103,12 @@ def count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) 
     extra["quarantined_times"] = np.asarray([counts[k] for k in sorted(counts)], dtype=np.int64)
 
 
-def take(state: AccountState, at: np.ndarray) -> AccountState:
-    """States of some accounts."""
-    return jax.tree.map(lambda x: x[at], state)
+def take(state: Carried, at: np.ndarray) -> Carried:
+    """States or ledgers of some accounts."""
+    return jax.tree.map(lambda x: x[..., at], state)
 
 
-def put(state: AccountState, at: np.ndarray, values: AccountState) -> None:
-    """Replace the states of some accounts, in place."""
+def put(state: Carried, at: np.ndarray, values: Carried) -> None:
+    """Replace the states or ledgers of some accounts, in place."""
     for target, value in zip(jax.tree.leaves(state), jax.tree.leaves(values), strict=True):
-        target[at] = value
+        target[..., at] = value

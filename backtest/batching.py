@@ -144,8 +144,11 @@ def batches(
     orders = Orders.of(snapshot, terms, keys)
     portfolios = Legs.of_portfolios(snapshot, orders, terms, keys)
     quote_base, coin_base, limit = _bases(snapshot, terms, keys)
-    units = _Units.of(portfolios, orders, coin_base, limit, snapshot, keys)
-    content = _Content(portfolios, orders, units, quote_base, split)
+    cash = snapshot.cash_account, snapshot.cash_currency, snapshot.cash
+    quote_cash, coin_cash = _by_currency(*cash, len(snapshot.account_ids), keys)
+    units = _Units.of(portfolios, orders, coin_base, coin_cash, limit, snapshot, keys)
+    quotes = {"base": quote_base, "cash": quote_cash}
+    content = _Content(portfolios, orders, units, quotes, snapshot.auto_borrows, split)
     shape_of = _shapes(content, len(snapshot.account_ids))
     out = []
     for shape in sorted(set(shape_of)):
@@ -169,6 +172,7 @@ class _Units:
     owns_coin: np.ndarray
     takes_spot: np.ndarray
     coin_base: np.ndarray
+    coin_cash: np.ndarray
     spot_orders: np.ndarray
     limit: np.ndarray
     has_options: np.ndarray
@@ -179,6 +183,7 @@ class _Units:
         portfolios: list[Legs],
         orders: Orders,
         coin_base: _ByCoin,
+        coin_cash: _ByCoin,
         limit: _ByCoin,
         snapshot: Snapshot,
         keys: UnitKeys,
@@ -201,6 +206,7 @@ class _Units:
         if keys.split:
             takes_spot &= family == snapshot.spot_family[account]
         base = _looked_up(coin_key, coin_base["key"][held], coin_base["value"][held], 0.0)
+        cash = _looked_up(coin_key, coin_cash["key"], coin_cash["value"], 0.0)
         spot = [_looked_up(coin_key, *orders.spot_coins(p), 0.0) for p in range(len(portfolios))]
         return _Units(
             key=key,
@@ -210,6 +216,7 @@ class _Units:
             owns_coin=owns,
             takes_spot=takes_spot,
             coin_base=np.where(owns, base, 0.0),
+            coin_cash=np.where(owns, cash, 0.0),
             spot_orders=np.stack(spot),
             limit=_looked_up(coin_key, limit["key"], limit["value"], np.inf),
             has_options=has_options,
@@ -235,22 +242,40 @@ def _bases(snapshot: Snapshot, terms: Terms, keys: UnitKeys) -> tuple[np.ndarray
     value = np.where(terms.is_option[instrument] | (n == 0), 0.0, value)
     account = np.concatenate([snapshot.cash_account, snapshot.leg_account])
     currency = np.concatenate([snapshot.cash_currency, terms.settle[instrument]])
-    # One order for the additions, whatever the order of the rows was.
-    amount = np.concatenate([snapshot.cash, value])
-    order = np.lexsort((amount, currency, account))
-    account, currency, amount = account[order], currency[order], amount[order]
-    quote_base = np.zeros((NUM_QUOTES, len(snapshot.account_ids)))
-    is_quote = currency < NUM_QUOTES
-    np.add.at(quote_base, (currency[is_quote], account[is_quote]), amount[is_quote])
-    key = keys.coin(account[~is_quote], currency[~is_quote])
-    unique, inverse = np.unique(key, return_inverse=True)
-    coin_value = np.zeros(len(unique))
-    np.add.at(coin_value, inverse, amount[~is_quote])
+    quote_base, coin_base = _by_currency(
+        account,
+        currency,
+        np.concatenate([snapshot.cash, value]),
+        len(snapshot.account_ids),
+        keys,
+    )
     limited = np.isfinite(snapshot.spot_limit) & (snapshot.cash_currency >= NUM_QUOTES)
     limit_key = keys.coin(snapshot.cash_account[limited], snapshot.cash_currency[limited])
     ascending = np.argsort(limit_key)
     limits = {"key": limit_key[ascending], "value": snapshot.spot_limit[limited][ascending]}
-    return quote_base, {"key": unique, "value": coin_value}, limits
+    return quote_base, coin_base, limits
+
+
+def _by_currency(
+    account: np.ndarray,
+    currency: np.ndarray,
+    amount: np.ndarray,
+    num_accounts: int,
+    keys: UnitKeys,
+) -> tuple[np.ndarray, _ByCoin]:
+    """Sums of amounts per quote currency [quote, account], and per account and coin."""
+    # One order for the additions, whatever the order of the rows was.
+    order = np.lexsort((amount, currency, account))
+    account, currency, amount = account[order], currency[order], amount[order]
+    of_quotes = np.zeros((NUM_QUOTES, num_accounts))
+    is_quote = currency < NUM_QUOTES
+    np.add.at(of_quotes, (currency[is_quote], account[is_quote]), amount[is_quote])
+    key, inverse = np.unique(
+        keys.coin(account[~is_quote], currency[~is_quote]), return_inverse=True
+    )
+    of_coins = np.zeros(len(key))
+    np.add.at(of_coins, inverse, amount[~is_quote])
+    return of_quotes, {"key": key, "value": of_coins}
 
 
 def equity_usd(
@@ -289,7 +314,8 @@ class _Content:
     portfolios: list[Legs]
     orders: Orders
     units: _Units
-    quote_base: np.ndarray
+    quotes: dict[str, np.ndarray]
+    auto_borrows: np.ndarray
     split: bool
 
 
@@ -352,6 +378,9 @@ def _empty(shape: Shape, size: int, split: bool) -> Book:
         spot_order_coin=np.zeros((shape.portfolios, *units)),
         spot_limit_coin=np.full(units, np.inf),
         quote_base=np.zeros((NUM_QUOTES, size)),
+        coin_cash=np.zeros(units),
+        quote_cash=np.zeros((NUM_QUOTES, size)),
+        auto_borrows=np.ones(size, bool),
         leg_instrument=np.zeros(legs, np.int32),
         leg_contracts=np.zeros(legs),
         leg_closes_bucket=np.zeros(legs, bool),
@@ -371,10 +400,12 @@ def _empty(shape: Shape, size: int, split: bool) -> Book:
 def _book(shape: Shape, accounts: np.ndarray, content: _Content) -> Book:
     """Fill a book of one class; the arrays of the new book are written in place."""
     book = _empty(shape, len(accounts), content.split)
-    slot = np.full(content.quote_base.shape[1], -1)
+    slot = np.full(len(content.auto_borrows), -1)
     slot[accounts] = np.arange(len(accounts))
     units, orders = content.units, content.orders
-    book.quote_base[:] = content.quote_base[:, accounts]
+    book.quote_base[:] = content.quotes["base"][:, accounts]
+    book.quote_cash[:] = content.quotes["cash"][:, accounts]
+    book.auto_borrows[:] = content.auto_borrows[accounts]
 
     mine = slot[units.account] >= 0
     at = units.ordinal[mine], slot[units.account[mine]]
@@ -384,6 +415,7 @@ def _book(shape: Shape, accounts: np.ndarray, content: _Content) -> Book:
         (book.owns_coin, units.owns_coin),
         (book.takes_spot, units.takes_spot),
         (book.coin_base, units.coin_base),
+        (book.coin_cash, units.coin_cash),
         (book.spot_limit_coin, units.limit),
     ):
         target[at] = values[mine]
@@ -420,10 +452,11 @@ def _fill_legs(book: Book, p: int, legs: Legs, units: _Units, slot: np.ndarray) 
         closes[p][at] = legs.closes[chosen]
 
 
-def widened(batch: Batch, accounts: np.ndarray) -> Book:
+def widened(batch: Batch, accounts: np.ndarray, changes: np.ndarray | None = None) -> Book:
     """Some accounts of a batch (positions within it) in the widest listed shape, or their own.
 
-    Rare look-ups (what was binding at an event) thus share one compiled program.
+    Rare look-ups (what was binding at an event) thus share one compiled program. ``changes`` is
+    what debts have moved of all accounts of the batch [holding, account].
     """
     widest = [s for s in SHAPES if s.portfolios == batch.shape.portfolios][-1]
     shape = widest if widest.holds(batch.shape) else batch.shape
@@ -433,4 +466,7 @@ def widened(batch: Batch, accounts: np.ndarray) -> Book:
             piece = source[..., accounts]
             target = getattr(book, name)
             target[tuple(slice(0, n) for n in piece.shape)] = piece
+    if changes is not None:
+        book.coin_base[: batch.shape.units] += changes[:-NUM_QUOTES, accounts]
+        book.quote_base[:] += changes[-NUM_QUOTES:, accounts]
     return book

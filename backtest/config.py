@@ -52,6 +52,10 @@ class ReplaySection(Section):
     interval: str | None = None
     max_staleness: str = "1h"
     funding: bool = True
+    interest: bool = False
+    """Debts above their quota pay interest every full hour, at the rates of the parameter set."""
+    conversion: bool = False
+    """Assets of accounts that may not borrow are sold for their debts above the quota."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_equity_usd: Annotated[float, Field(ge=0)] | None = None
     """Accounts with less undiscounted equity at the start of their snapshot are left out."""

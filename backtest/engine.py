@@ -23,8 +23,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
-from kernels import account, episodes, status
+from kernels import account, debts, episodes, status
 from kernels.account import Exposures
+from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
 from kernels.models import model_of
@@ -96,12 +97,31 @@ class TileResult:
         codes: [time, account] status plus event bits.
         margin: every number of every account and time; fields [time, account].
         sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
+        ledger: what debts have moved by the end of the window; changes: the same by time
+            [time, holding, account]; both None where debts move nothing.
     """
 
     state: AccountState
     codes: np.ndarray
     margin: AccountMargin
     sums: np.ndarray
+    ledger: Ledger | None = None
+    changes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Debts:
+    """How debts move over a window.
+
+    Fields:
+        ledger: what they have moved before, accounts in the batch's order, host arrays.
+        hours: full hours before each time that pay interest, 0 where interest is off [time].
+        converts: whether assets of accounts that may not borrow are sold for their debts.
+    """
+
+    ledger: Ledger
+    hours: np.ndarray
+    converts: bool
 
 
 def initial_state(num_accounts: int, model: MarginModel) -> AccountState:
@@ -201,6 +221,7 @@ class Engine:
         priced: WindowTables,
         segment: np.ndarray,
         time_ids: np.ndarray,
+        debts: Debts | None = None,
     ) -> TileResult:
         """Score a batch over a window and advance its states.
 
@@ -210,12 +231,13 @@ class Engine:
             priced: tables of the window (its times may be padded: ``time_ids`` < 0).
             segment: segment code of each account.
             time_ids: index of each time on the run's grid, -1 = padding.
+            debts: what debts move, None = nothing.
         """
         size, tile = len(batch.accounts), self.tile_size(batch)
         results = []
         for start in range(0, size, tile):
             part = slice(start, min(start + tile, size))
-            results.append(self._tile(batch, state, priced, segment, time_ids, part))
+            results.append(self._tile(batch, state, priced, segment, time_ids, debts, part))
         return _join(results)
 
     def tile_size(self, batch: Batch) -> int:
@@ -230,6 +252,7 @@ class Engine:
         priced: WindowTables,
         segment: np.ndarray,
         time_ids: np.ndarray,
+        moving: Debts | None,
         part: slice,
     ) -> TileResult:
         count = part.stop - part.start
@@ -241,18 +264,27 @@ class Engine:
         book = self._tile_book(batch, part, cut)
         mine = jax.tree.map(cut, state)
         valid = self._place(np.arange(padded) < count)
-        margin = margins_over_times(book, priced.tables, priced.params)
+        window = priced.tables, priced.params
+        exposures = _exposures(book, *window)
+        ledger = changes = moved = None
+        if moving is not None:
+            before = jax.tree.map(cut, moving.ledger)
+            clock = moving.hours, time_ids >= 0, np.asarray(moving.converts)
+            ledger, changes, moved = _debts(exposures, book, *window, before, *clock)
+        _, margin = _margins(exposures, book, *window, changes)
         new_state, codes = _advance(mine, margin, time_ids.astype(np.int32), priced.params)
+        if moved is not None:
+            codes = codes | moved
         names = tuple(priced.model.charges)
         sums = _sums(margin, codes, cut(segment.astype(np.int32)), valid, self.num_segments, names)
-        new_state, codes, margin, sums = jax.device_get((new_state, codes, margin, sums))
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
 
-        return TileResult(
-            jax.tree.map(keep, new_state), keep(codes), jax.tree.map(keep, margin), sums
-        )
+        sums = np.asarray(sums)
+        results = jax.device_get((new_state, codes, margin, ledger, changes))
+        state, codes, margin, ledger, changes = jax.tree.map(keep, results)
+        return TileResult(state, codes, margin, sums, ledger, changes)
 
     def _tile_book(self, batch: Batch, part: slice, cut: Callable[[Any], Any]) -> Book:
         """A tile's book on its devices, kept with the batch for the next window and set."""
@@ -299,11 +331,11 @@ def _join(results: list[TileResult]) -> TileResult:
     def concatenate(*parts: np.ndarray) -> np.ndarray:
         return np.concatenate(parts, axis=-1)
 
+    # Accounts are the last axis everywhere but in the sums; what is None stays None.
+    fields = [(r.state, r.codes, r.margin, r.ledger, r.changes) for r in results]
+    state, codes, margin, ledger, changes = jax.tree.map(concatenate, *fields)
     return TileResult(
-        state=jax.tree.map(concatenate, *[r.state for r in results]),
-        codes=np.concatenate([r.codes for r in results], axis=-1),
-        margin=jax.tree.map(concatenate, *[r.margin for r in results]),
-        sums=np.sum([r.sums for r in results], axis=0),
+        state, codes, margin, np.sum([r.sums for r in results], axis=0), ledger, changes
     )
 
 
@@ -335,16 +367,64 @@ def _exposures(book: Book, tables: Table, params: Any) -> Exposures:
     return jax.lax.map(lambda x: account.batch_exposures(book, *x), (tables, params))
 
 
-@jax.jit
-def _units(exposures: Exposures, book: Book, tables: Table, params: Any) -> UnitMargin:
-    return jax.lax.map(
-        lambda x: account.batch_units(x[0], book, *x[1:]), (exposures, tables, params)
-    )
+Changes = Float[Array, "time holding account"] | None
+"""What debts have moved since the snapshot, None = nothing."""
 
 
 @jax.jit
-def _totals(units: UnitMargin, book: Book, tables: Table, params: Any) -> AccountMargin:
-    return jax.lax.map(lambda x: account.batch_totals(x[0], book, *x[1:]), (units, tables, params))
+def _debts(
+    exposures: Exposures,
+    book: Book,
+    tables: Table,
+    params: Any,
+    ledger: Ledger,
+    hours: Float[Array, " time"],
+    is_real: Bool[Array, " time"],
+    converts: Bool[Array, ""],
+) -> tuple[Ledger, Changes, UInt8[Array, "time account"]]:
+    """Ledger after the window, what debts have moved by each time, and the event bits."""
+    may_sell = ~book.auto_borrows & converts
+
+    def through_time(so_far: debts.Moved, now: Any) -> tuple[debts.Moved, tuple[Array, Array]]:
+        exposure, table, rules, hours, is_real = now
+        held = debts.held_by(exposure, book, table)
+        new = debts.step(so_far, held, may_sell, hours, rules)
+        kept = jax.tree.map(lambda x, old: jnp.where(is_real, x, old), new, so_far)
+        bits = jnp.where(kept[3] > so_far[3], episodes.CONVERTED, 0)
+        return kept, (kept[0], bits.astype(jnp.uint8))
+
+    start = ledger.interest_usd, ledger.converted_usd, ledger.conversions
+    times = exposures, tables, params.account, hours, is_real
+    before = debts.at_start(ledger, book), *start
+    (change, *totals), (changes, bits) = jax.lax.scan(through_time, before, times)
+    after = debts.by_currency(change, book, len(ledger.change_units))
+    return Ledger(after, *totals), changes, bits
+
+
+@jax.jit
+def _units(
+    exposures: Exposures, book: Book, tables: Table, params: Any, changes: Changes = None
+) -> UnitMargin:
+    def at(x: Any) -> UnitMargin:
+        exposure, table, rules, change = x
+        return account.batch_units(exposure, _changed(book, change), table, rules)
+
+    return jax.lax.map(at, (exposures, tables, params, changes))
+
+
+@jax.jit
+def _totals(
+    units: UnitMargin, book: Book, tables: Table, params: Any, changes: Changes = None
+) -> AccountMargin:
+    def at(x: Any) -> AccountMargin:
+        unit, table, rules, change = x
+        return account.batch_totals(unit, _changed(book, change), table, rules)
+
+    return jax.lax.map(at, (units, tables, params, changes))
+
+
+def _changed(book: Book, change: Array | None) -> Book:
+    return book if change is None else debts.with_changes(book, change)
 
 
 @jax.jit
@@ -370,25 +450,25 @@ def _advance(
     return jax.lax.scan(through_time, state, (margin, time_ids, params.account))
 
 
-def margins_over_times(book: Book, tables: Table, params: Any) -> AccountMargin:
-    """Margins of a tile at every time of a window; fields [time, account].
+def stages_over_times(
+    book: Book, tables: Table, params: Any
+) -> tuple[Exposures, UnitMargin, AccountMargin]:
+    """Exposures, units and accounts of a tile at every time of a window; times first.
 
     Each stage is a program of its own over all times: it stores its output once, so that no later
     stage computes it again (one fused program recomputes, and takes longer to compile and to run).
     """
-    return stages_over_times(book, tables, params)[2]
-
-
-def stages_over_times(
-    book: Book, tables: Table, params: Any
-) -> tuple[Exposures, UnitMargin, AccountMargin]:
-    """The same with what came before: exposures, units, accounts; times first."""
     exposures = _exposures(book, tables, params)
-    units = _units(exposures, book, tables, params)
-    margin = _totals(units, book, tables, params)
+    return exposures, *_margins(exposures, book, tables, params)
+
+
+def _margins(
+    exposures: Exposures, book: Book, tables: Table, params: Any, changes: Changes = None
+) -> tuple[UnitMargin, AccountMargin]:
+    units = _units(exposures, book, tables, params, changes)
+    margin = _totals(units, book, tables, params, changes)
     theta = _theta(units, margin, params)
-    margin = eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
-    return exposures, units, margin
+    return units, eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
 
 
 @partial(jax.jit, static_argnames=("num_segments", "names"))

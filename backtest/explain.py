@@ -1,6 +1,7 @@
 """One account at one time of a finished run: its portfolio then, and the reference's answer."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from backtest.market_window import MICROS, MarketSource, grid_times, micros, sta
 from backtest.model_records import Currencies
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.reference import models as reference
+from backtest.reference.okx_debts import debt_step
 from backtest.row_rules import clean_balances, clean_instruments, clean_orders, clean_positions
 from backtest.set_rules import SetRules
 
@@ -28,6 +30,7 @@ class Explained:
     Fields:
         portfolio: the account as a ``pmstress margin`` file, marks and index as known at the time.
         answer: the float64 reference's answer with every intermediate number.
+        moved: what debts have moved since the snapshot by currency, in its units.
         stored: the row of ``traces`` at that time, None where the run did not trace the account.
         parameter_set, numbers, labels: the rules used and where each number comes from.
     """
@@ -38,6 +41,7 @@ class Explained:
     labels: dict[str, str]
     answer: dict[str, Any]
     stored: dict[str, Any] | None
+    moved: dict[str, float]
 
 
 def explain_portfolio(
@@ -60,8 +64,10 @@ def explain_portfolio(
     entry = _entry(config, results, set_name)
     dataset = Dataset.open(Path(manifest["dataset"]["path"]))
     past = AccountHistory(dataset, config, account)
-    portfolio = past.portfolio(utc(time))
     rules = SetRules(entry.name, entry.file, Currencies([]), dataset, past.grid_us)
+    portfolio = past.portfolio(utc(time))
+    moved = past.moved_by_debts(utc(time), rules)
+    portfolio["balances"] = added(portfolio["balances"], moved)
     time_us = int(micros(pd.DatetimeIndex([utc(time)]))[0])
     loaded, numbers = rules.set_at(time_us), rules.numbers_at(time_us)
     return Explained(
@@ -71,6 +77,7 @@ def explain_portfolio(
         labels={leaf.key: leaf.label for leaf in loaded.leaves()},
         answer=reference.margin(portfolio, numbers),
         stored=stored_row(results, entry.name, account, utc(time)),
+        moved=moved,
     )
 
 
@@ -127,11 +134,43 @@ class AccountHistory:
         if time_us not in self.grid_us:
             nearest = stamp(self.grid_us[np.argmin(np.abs(self.grid_us - time_us))])
             raise ConfigError(f"{time} is not on the run's grid; the nearest time is {nearest}")
-        held = self._snapshots_us[self._snapshots_us <= time_us]
-        source, holdings = self._at_snapshot(int(held[-1]))
-        window = source.window(np.asarray([time_us]))
+        return next(self._portfolios(np.asarray([time_us])))
+
+    def moved_by_debts(self, time: pd.Timestamp, rules: SetRules) -> dict[str, float]:
+        """What interest and conversions have moved by a time since its snapshot, units."""
+        replay = self.config.replay
+        if not (replay.interest or replay.conversion):
+            return {}
+        time_us = int(micros(pd.DatetimeIndex([time]))[0])
+        snapshot_us = self._snapshot_us(time_us)
+        times = self.grid_us[(self.grid_us >= snapshot_us) & (self.grid_us <= time_us)]
+        hours = np.diff(np.concatenate([[snapshot_us], times]) // (3600 * MICROS))
+        moved: dict[str, float] = {}
+        cash = self._at_snapshot(snapshot_us)[1].cash
+        for now, passed, portfolio in zip(
+            times.tolist(), hours.tolist(), self._portfolios(times), strict=True
+        ):
+            portfolio["balances"] = added(portfolio["balances"], moved)
+            step = debt_step(
+                portfolio,
+                rules.numbers_at(now),
+                added(cash, moved),
+                hours=float(passed) if replay.interest else 0.0,
+                converts=replay.conversion,
+            )
+            moved = added(moved, step.changes)
+        return moved
+
+    def _portfolios(self, times_us: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Portfolios at grid times of one snapshot, without what debts have moved."""
+        source, holdings = self._at_snapshot(self._snapshot_us(int(times_us[-1])))
+        window = source.window(times_us)
         view = MarketView(window, source.instruments, source.currencies.names)
-        return portfolio_at(holdings, view, 0)
+        for k in range(len(times_us)):
+            yield portfolio_at(holdings, view, k)
+
+    def _snapshot_us(self, time_us: int) -> int:
+        return int(self._snapshots_us[self._snapshots_us <= time_us][-1])
 
     def _at_snapshot(self, snapshot_us: int) -> tuple[MarketSource, Holdings]:
         if snapshot_us in self._sources:
@@ -204,6 +243,11 @@ class AccountHistory:
             raise DataError(f"account '{self.account}' is quarantined: {reason}")
         good = clean.good
         return good[good["account_id"].astype(str) == self.account].reset_index(drop=True)
+
+
+def added(amounts: dict[str, float], changes: dict[str, float]) -> dict[str, float]:
+    """Amounts by currency with changes added."""
+    return amounts | {c: amounts.get(c, 0.0) + change for c, change in changes.items()}
 
 
 def _by_currency(rows: pd.DataFrame, column: str) -> dict[str, float]:

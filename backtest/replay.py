@@ -10,13 +10,23 @@ import jax
 import numpy as np
 import pandas as pd
 
-from backtest.account_state import count_quarantined, flat, put, reindexed, reindexed_extra, take
+from backtest.account_state import (
+    LEDGER_FIELDS,
+    count_quarantined,
+    flat,
+    put,
+    reindexed,
+    reindexed_extra,
+    reindexed_ledger,
+    take,
+)
 from backtest.batching import Batch, Snapshot, Terms, batches, equity_usd
 from backtest.cells import Cell, CellStore, safe_name, write_table
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.engine import (
     STATUS_COUNTS,
+    Debts,
     Engine,
     TileResult,
     WindowTables,
@@ -29,12 +39,14 @@ from backtest.portfolios import Portfolios, read_portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
 from backtest.set_rules import SetRules
 from backtest.what_if import terms_of
+from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.features import CASH, GROSS
 from kernels.records import OPTION, Contract
 
 
 CACHE_BYTES = 1_500_000_000
+MICROS_PER_HOUR = 3600 * MICROS
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,17 @@ class ReplayContext:
         ids = np.full(self.config.engine.window_times, -1)
         ids[: window.stop - window.first] = np.arange(window.first, window.stop)
         return ids
+
+    def hours(self, window: Window) -> np.ndarray:
+        """Full hours that pay interest before each time; from the snapshot on, as funding."""
+        hours = np.zeros(self.config.engine.window_times)
+        if self.config.replay.interest:
+            times = self.plan.times_us[window.first : window.stop]
+            last = self.plan.windows[window.number - 1] if window.number else window
+            is_first = not window.number or last.snapshot_us != window.snapshot_us
+            since = window.snapshot_us if is_first else self.plan.times_us[window.first - 1]
+            hours[: len(times)] = np.diff(np.concatenate([[since], times]) // MICROS_PER_HOUR)
+        return hours
 
 
 def _pad_times(market: Any, length: int) -> Any:
@@ -239,10 +262,16 @@ class BucketReplay:
         sums = np.zeros((int(real.sum()), num_segments, num_columns), np.int64)
         events, traces = [], []
         first_seen = np.isnan(extra["start_equity_usd"])
+        ledger = self._ledger(window, before, known)
+        hours = self.context.hours(window)
         for batch in self._grouped(window, split=is_split):
             at = mine[batch.accounts]
+            debts = None
+            if ledger is not None:
+                debts = Debts(take(ledger, at), hours, self.config.replay.conversion)
+            segment = portfolios.segment[batch.accounts]
             result = self.context.engine.replay(
-                batch, take(state, at), priced, portfolios.segment[batch.accounts], time_ids
+                batch, take(state, at), priced, segment, time_ids, debts
             )
             result = _real_times(result, real)
             sums += result.sums
@@ -250,8 +279,22 @@ class BucketReplay:
             events.append(event_table(self, s, batch, names, state, at, result, window, priced))
             traces.append(trace_table(self, s, names, result, window))
             put(state, at, result.state)
+            if ledger is not None and result.ledger is not None:
+                put(ledger, at, result.ledger)
             self._start_values(extra, at, first_seen[at], batch, result, priced)
+        if ledger is not None:
+            extra |= {f"ledger_{name}": getattr(ledger, name) for name in LEDGER_FIELDS}
         return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
+
+    def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:
+        """What debts have moved before the window, None where the run moves nothing."""
+        replay = self.config.replay
+        if not (replay.interest or replay.conversion):
+            return None
+        last = self.plan.windows[window.number - 1] if window.number else window
+        count = len(self.context.currencies.names)
+        same = last.snapshot_us == window.snapshot_us
+        return reindexed_ledger(before, known, count, keeps_changes=same)
 
     def _finish(
         self,
@@ -384,6 +427,8 @@ def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
         result.codes[real],
         jax.tree.map(lambda x: x[real], result.margin),
         result.sums[real],
+        result.ledger,
+        None if result.changes is None else result.changes[real],
     )
 
 

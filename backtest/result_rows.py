@@ -88,6 +88,9 @@ def _account_schema(charges: tuple[str, ...]) -> pa.Schema:
             *((f"worst_{c}", NUMBER) for c in charges),
             *((f"theta_{c}", NUMBER) for c in charges),
             ("bad_debt_usd", NUMBER),
+            ("interest_usd", NUMBER),
+            ("converted_usd", NUMBER),
+            ("conversions", pa.int32()),
             *((c, NUMBER) for c in START_FIELDS),
         ]
     )
@@ -187,23 +190,29 @@ def event_table(
         columns["time"] = _times(replay.plan.times_us[window.first + when])
         columns["event"] = pa.array([event] * len(when))
         columns["stage"] = pa.nulls(len(when), pa.string())
-        columns |= _binding(replay, batch, when, who, priced)
+        columns |= _binding(replay, batch, when, who, priced, result.changes)
         parts.append(_table(columns, _event_schema(level_columns(model))))
     return pa.concat_tables(parts) if parts else None
 
 
 def _binding(
-    replay: "BucketReplay", batch: Batch, when: np.ndarray, who: np.ndarray, priced: WindowTables
+    replay: "BucketReplay",
+    batch: Batch,
+    when: np.ndarray,
+    who: np.ndarray,
+    priced: WindowTables,
+    changes: np.ndarray | None,
 ) -> dict[str, Any]:
     """Unit of the largest MMR, its largest charge, and the grid scenario that binds it."""
     coin = np.empty(len(when), int)
     charge, cell = np.empty(len(when), int), np.empty(len(when), int)
     for time in np.unique(when):
         rows = np.flatnonzero(when == time)
+        moved = None if changes is None else changes[time]
         for start in range(0, len(rows), BINDING_PAD):
             some = rows[start : start + BINDING_PAD]
             accounts = np.resize(who[some], BINDING_PAD)
-            book = widened(batch, accounts)
+            book = widened(batch, accounts, moved)
             out = binding(book, priced.tables, priced.params, np.asarray(time))
             unit, grid_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
             coin[some] = book.unit_coin[unit, np.arange(len(some))]
@@ -255,6 +264,9 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
     }
     for column in ("scored", "unpriced", "episodes", "liquidation_times"):
         columns[column] = take(state[column], 0)
+    for column, empty in (("interest_usd", 0.0), ("converted_usd", 0.0), ("conversions", 0)):
+        moved = extra.get(f"ledger_{column}")
+        columns[column] = np.full(len(ids), empty) if moved is None else take(moved, empty)
     for column in ("worst_adjusted_equity", "worst_equity_usd", "worst_total_mmr"):
         columns[column] = take(state[column], np.nan)
     for charge in model.charges:

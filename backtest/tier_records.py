@@ -9,7 +9,7 @@ from jaxtyping import Array
 from backtest import precision as precision
 from backtest.errors import ConfigError
 from backtest.model_records import Currencies
-from kernels.model import AccountRules
+from kernels.model import AccountRules, DebtRules
 from kernels.records import NUM_QUOTES, QUOTES
 from kernels.tiers import MarginalTiers, StepTiers
 
@@ -48,6 +48,7 @@ def account_rules(
         borrowing=borrowing,
         borrowing_in_usd=borrowing_in_usd,
         borrow_fee_rate=floats(borrow_fee_rate),
+        debts=debt_rules(numbers["borrowing"], currencies),
         potential_borrowing=jnp.asarray(potential_borrowing),
         spot_families=jnp.asarray(families),
         spot_limits=jnp.asarray(units.get("spot_limits", True)),
@@ -56,6 +57,28 @@ def account_rules(
         liquidation_level=floats(levels["liquidation"]),
         safe_level=floats(levels["safe"]),
         min_equity_usd=floats(levels["min_equity_usd"]),
+    )
+
+
+def debt_rules(borrowing: dict[str, Any], currencies: Currencies) -> DebtRules:
+    """Rules of debts over time; a set without them asks no interest and sells nothing."""
+    names = currencies.names
+
+    def by_currency(key: str, without: float) -> Array:
+        table = borrowing.get(key, {"default": without})
+        return floats([table.get(name, table["default"]) for name in names])
+
+    ascending = sorted(range(len(names)), key=names.__getitem__)
+    through = borrowing.get("conversion_through", QUOTES[0])
+    return DebtRules(
+        quota=by_currency("quotas", np.inf),
+        daily_rate=by_currency("daily_rates", 0.0),
+        lowest_rate_first=jnp.asarray(
+            borrowing.get("conversion_order", "lowest_discount_first") == "lowest_discount_first"
+        ),
+        conversion_through=jnp.asarray(currencies.position.get(through, -1), jnp.int32),
+        conversion_cost=floats(borrowing.get("conversion_cost", 0.0)),
+        name_rank=jnp.asarray(np.argsort(ascending), jnp.int32),
     )
 
 

@@ -144,6 +144,13 @@ def coin_equity(exposures: Exposures, book: Book) -> Float[Array, "unit account"
     return jnp.sum(jnp.where(same, value[None, :], 0.0), axis=1)
 
 
+def quote_equity(exposures: Exposures, book: Book) -> Float[Array, "quote account"]:
+    """Equity of each account in the quote currencies, in their units."""
+    positions = [tuple(v[0] for v in e.quote_value) for e in exposures if e is not None]
+    values = _joined(positions, axis=0)
+    return book.quote_base + jnp.stack([jnp.sum(v, axis=0) for v in values])
+
+
 def _portfolio_charges(
     exposures: Exposures, equity: Array, book: Book, table: Table, params: Any
 ) -> tuple[Any, Array, Array]:

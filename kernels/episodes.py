@@ -14,14 +14,15 @@ from kernels.model import AccountRules
 from kernels.records import AccountMargin, Values
 
 
-WARNED, STARTED, RECOVERED, BANKRUPTED = (8, 16, 32, 64)
-"""Event bits of a code, above the three bits of the status."""
+WARNED, STARTED, RECOVERED, BANKRUPTED, CONVERTED = (8, 16, 32, 64, 128)
+"""Event bits of a code, above the three bits of the status; the last comes from ``debts``."""
 STATUS_MASK = 7
 EVENT_BITS = {
     "warning": WARNED,
     "liquidation": STARTED,
     "recovered": RECOVERED,
     "bankrupt": BANKRUPTED,
+    "converted": CONVERTED,
 }
 
 

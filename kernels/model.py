@@ -10,9 +10,29 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels.tiers import MarginalTiers, StepTiers
+
+
+class DebtRules(eqx.Module):
+    """What debts cost over time, and how assets pay them where an account may not borrow.
+
+    Fields:
+        quota: debt that pays no interest and is not paid back by force, units of the currency.
+        daily_rate: interest on what is above, fraction a day.
+        lowest_rate_first: whether the asset with the lowest discount rate is sold first.
+        conversion_through: currency that every sale goes through.
+        conversion_cost: share of its value that a sale loses in each step.
+        name_rank: place of the currency among all by name; decides among equals.
+    """
+
+    quota: Float[Array, " currency"]
+    daily_rate: Float[Array, " currency"]
+    lowest_rate_first: Bool[Array, ""]
+    conversion_through: Int[Array, ""]
+    conversion_cost: Float[Array, ""]
+    name_rank: Int[Array, " currency"]
 
 
 class AccountRules(eqx.Module):
@@ -22,6 +42,7 @@ class AccountRules(eqx.Module):
         imr_factor: initial over maintenance margin of the units.
         collateral: value of positive equity, in USD where ``collateral_in_usd``, else coins.
         borrowing: rates of debts, likewise; borrow_fee_rate: see ``account.borrowing``.
+        debts: what debts cost over time.
         potential_borrowing: whether open orders count as debts where equity does not cover them.
         spot_families: whether units of a settlement family may take spot in (split units).
         spot_limits, spot_orders: whether user limits hold and spot orders enter units.
@@ -35,6 +56,7 @@ class AccountRules(eqx.Module):
     borrowing: StepTiers
     borrowing_in_usd: Bool[Array, " currency"]
     borrow_fee_rate: Float[Array, ""]
+    debts: DebtRules
     potential_borrowing: Bool[Array, ""]
     spot_families: Bool[Array, " quote"]
     spot_limits: Bool[Array, ""]

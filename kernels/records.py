@@ -120,6 +120,7 @@ class Book(eqx.Module):
         owns_coin: whether the coin's equity is counted in this unit (one unit of each coin).
         takes_spot: whether spot may be in use in this unit.
         coin_base: cash plus entry value, in coins: equity = base + sum contracts * value.
+        coin_cash, quote_cash: the cash in them; auto_borrows: whether the account may borrow.
         spot_order_coin: coins that the spot orders of a portfolio bring in (0 in the first).
         spot_limit_coin: user limit on spot in use, inf = none.
         quote_base: the same base for the quote currencies.
@@ -139,6 +140,9 @@ class Book(eqx.Module):
     spot_order_coin: Float[Values, " portfolio unit *account"]
     spot_limit_coin: Float[Values, " unit *account"]
     quote_base: Float[Values, " quote *account"]
+    coin_cash: Float[Values, " unit *account"]
+    quote_cash: Float[Values, " quote *account"]
+    auto_borrows: Bool[Values, " *account"]
     leg_instrument: Int[Values, " portfolio unit leg *account"]
     leg_contracts: Float[Values, " portfolio unit leg *account"]
     leg_closes_bucket: Bool[Values, " portfolio unit leg *account"]

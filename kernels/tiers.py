@@ -42,8 +42,10 @@ class StepTiers(eqx.Module):
     tail_rate_step: Float[Array, " row"]
 
 
-def of_coin(values: Shaped[Array, " currency"], coin: Int[Array, ""]) -> Shaped[Array, ""]:
-    """One coin's number; currency indexes are valid by batching."""
+def of_coin(
+    values: Shaped[Array, " currency"], coin: Int[Array, " *axes"]
+) -> Shaped[Array, " *axes"]:
+    """The number of each coin; currency indexes are valid by batching."""
     return values.at[coin].get(mode="promise_in_bounds")
 
 

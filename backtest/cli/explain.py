@@ -76,6 +76,7 @@ def _as_dict(account: str, found: Any) -> dict[str, Any]:
             "portfolio": found.portfolio,
             **found.answer,
             "stored": found.stored,
+            "moved_by_debts": found.moved,
         }
     )
 
@@ -85,6 +86,9 @@ def _print(account: str, found: Any) -> None:
 
     out = console()
     out.print(f"Account {account}, parameter set {found.parameter_set}", markup=False)
+    if found.moved:
+        each = ", ".join(f"{change:+,.10g} {name}" for name, change in sorted(found.moved.items()))
+        out.print(f"Moved by debts since the snapshot: {each}", markup=False)
     out.print(render_margin(found.answer, labels=found.labels))
     if found.stored is None:
         out.print(

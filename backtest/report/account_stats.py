@@ -42,6 +42,8 @@ _COLUMNS = (
     "worst_margin_level",
     "worst_equity_usd",
     "bad_debt_usd",
+    "interest_usd",
+    "converted_usd",
     "start_gross_notional_usd",
     "worst_total_mmr",
 )
@@ -68,6 +70,9 @@ class AccountStats:
     bad_debt_usd: float = 0.0
     bad_debt_accounts: int = 0
     bad_debt_largest_usd: float = 0.0
+    interest_usd: float = 0.0
+    converted_usd: float = 0.0
+    converted_accounts: int = 0
     without_level: int = 0
     start_gross_usd: float = 0.0
     first_times: pd.Series = field(default_factory=lambda: pd.Series(dtype=np.int64))
@@ -126,6 +131,9 @@ def _add(stats: AccountStats, batch: pd.DataFrame) -> None:
     stats.bad_debt_usd += float(debt.sum())
     stats.bad_debt_accounts += int((debt > 0).sum())
     stats.bad_debt_largest_usd = max(stats.bad_debt_largest_usd, float(debt.max(initial=0.0)))
+    stats.interest_usd += frames.total(batch, "interest_usd")
+    stats.converted_usd += frames.total(batch, "converted_usd")
+    stats.converted_accounts += int((batch["converted_usd"].to_numpy() > 0).sum())
     stats.start_gross_usd += frames.total(batch, "start_gross_notional_usd")
     first = frames.counted(batch["first_liquidation_time"])
     stats.first_times = stats.first_times.add(first, fill_value=0).astype(np.int64)

@@ -57,6 +57,7 @@ def _solvent(row: _Row) -> tuple[str, str]:
 
 
 _PAIRED = "Against the champion, account by account"
+_DEBTS = "Debts over time"
 _METRICS: dict[str, tuple[_Metric, ...]] = {
     "Liquidation frequency": (
         ("Accounts liquidated", "scored accounts with one episode or more", _liquidated),
@@ -121,6 +122,18 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
         ),
         ("Liquidated, never below zero", "equity stays positive if left alone", _solvent),
     ),
+    _DEBTS: (
+        (
+            "Interest paid",
+            "debts above their quota, every full hour",
+            _plain("interest_usd", text.usd),
+        ),
+        (
+            "Assets converted",
+            "sold for the debts of accounts that may not borrow",
+            _amount("converted_usd", "converted_accounts"),
+        ),
+    ),
     "Cost to traders": (
         (
             "Average maintenance margin",
@@ -151,6 +164,8 @@ def decision_table(summary: pd.DataFrame) -> PageTable:
     groups: list[str] = []
     for group, metrics in _METRICS.items():
         if group == _PAIRED and len(records) < 2:
+            continue
+        if group == _DEBTS and not any(r["interest_usd"] or r["converted_usd"] for r in records):
             continue
         for name, note, draw in metrics:
             drawn = [draw(r) for r in records]

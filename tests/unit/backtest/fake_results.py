@@ -81,6 +81,10 @@ def _accounts(
         **{f"worst_{k}": pick(score[k]) for k in model.charges},
         **{f"theta_{k}": score[f"theta_{k}"][keep] for k in model.charges},
         "bad_debt_usd": np.maximum(0.0, -lowest),
+        # Debts move something under proposals only.
+        "interest_usd": np.where(scored.any(axis=1) & (name != "today"), 0.25, 0.0),
+        "converted_usd": np.where(scored.any(axis=1) & (name != "today"), 1_000.0, 0.0),
+        "conversions": np.full(len(keep), int(name != "today"), np.int32),
         "start_equity_usd": world.equity[keep, 0],
         "start_gross_notional_usd": world.gross[keep, 0],
         "start_option_notional_usd": world.gross[keep, 0] * info["option"],

@@ -43,6 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             labels=labels,
             answer=answer,
             stored=stored,
+            moved={"USDT": -12.5} if account == "a@b" else {},
         )
 
     monkeypatch.setattr(backtest.explain, "explain_portfolio", fake)
@@ -59,6 +60,7 @@ def test_steps_beside_the_stored_numbers(
     assert "MR1 spot x volatility" in text
     assert "Reference and stored" in text
     assert "0.0e+00" in text
+    assert "Moved by debts since the snapshot: -12.5 USDT" in text
     assert "[A] assumed" in text
     assert asked == [folder, "a@b", pd.Timestamp("2025-03-04T05:00Z"), "proposal"]
 

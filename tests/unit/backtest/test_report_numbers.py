@@ -8,6 +8,7 @@ import pytest
 from backtest.report import frames, quality, tables, text
 from backtest.report.account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from backtest.report.bootstrap import BlockPlan, estimate, plan_blocks, resampled_sums
+from backtest.report.decision import decision_table
 from backtest.report.figures_time import shortest_half
 from backtest.report.frequency import by_time, effective_accounts, rate_differences, rates
 from backtest.report.reader import Results
@@ -106,6 +107,17 @@ def test_trigger_statistics(results: Results):
     assert frames.count(stats.binding, "events") == len(liquidations)
     assert stats.bankrupt == len(set(bankrupt["account_id"].tolist()))
     assert 0 <= stats.no_lead <= stats.bankrupt
+
+
+def test_debts_show_where_they_moved_something(results: Results, tmp_path: Path):
+    table = frames.records(tables.summary_table(results))
+    assert table[0]["interest_usd"] == 0
+    assert table[1]["interest_usd"] == 0.25 * table[1]["accounts_scored"]
+    assert table[1]["converted_usd"] == 1_000 * table[1]["converted_accounts"]
+    assert "Debts over time" in decision_table(tables.summary_table(results)).groups
+    spec = Spec(sets=("today",), scales=({},), accounts=200)
+    calm = Results(write_results(tmp_path, spec))
+    assert "Debts over time" not in decision_table(tables.summary_table(calm)).groups
 
 
 def test_all_checks_hold(results: Results):
