@@ -83,7 +83,7 @@ class EngineSection(Section):
     """How it is computed; nothing here changes float64 results."""
 
     precision: Literal["float64", "float32"] = "float64"
-    tile_accounts: Annotated[int, Field(ge=8, le=65_536)] = 512
+    tile_accounts: Annotated[int, Field(ge=8, le=65_536)] = 1024
     window_times: Annotated[int, Field(ge=1, le=1024)] = 24
     workers: Annotated[int, Field(ge=1, le=256)] = 2
 

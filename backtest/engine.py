@@ -40,7 +40,7 @@ SUM_UNIT_USD = 1e-4
 INSTRUMENT_STEP = 256
 """The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
 
-WIDE_LEGS, WIDE_NARROWING = 32, 4
+WIDE_LEGS, WIDE_NARROWING = 32, 2
 """Books with this many option legs take tiles this much smaller."""
 
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
@@ -163,7 +163,7 @@ class Engine:
     def __init__(
         self,
         precision: str = "float64",
-        tile_accounts: int = 512,
+        tile_accounts: int = 1024,
         num_segments: int = 1,
         devices: list[Any] | None = None,
     ) -> None:

@@ -245,20 +245,25 @@ def account_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> 
     """
     model, rules = model_of(params), params.account
     total = jax.tree.map(lambda x: jnp.sum(x, axis=0), units)
-    quote = jnp.arange(NUM_QUOTES, dtype=jnp.int32)
-    equity = book.quote_base + jnp.stack(total.quote_value)
-    out, order_cost = jnp.zeros_like(equity), jnp.zeros_like(total.mmr_usd)
+    quotes = jnp.arange(NUM_QUOTES, dtype=jnp.int32)
+    outs, order_cost = [jnp.zeros_like(total.mmr_usd)] * NUM_QUOTES, jnp.zeros_like(total.mmr_usd)
     if book.order_instrument.shape[0]:
-        out, order_cost = order_outflow(book, table, quote), order_cost_usd(book, table)
-    # A quote currency that the account does not hold must not make it unpriced.
-    usd = jnp.where((equity == 0) & (out == 0), 1.0, table.currency_usd[:NUM_QUOTES])
-    debts = jax.vmap(borrowing, in_axes=(0, 0, 0, 0, None))(equity, usd, quote, out, rules)
-    collateral = jax.vmap(discounted_usd, in_axes=(0, 0, 0, None))(equity, usd, quote, rules)
-    borrow_mmr = total.borrow_mmr_usd + jnp.sum(debts[0])
-    borrow_imr = total.borrow_imr_usd + jnp.sum(debts[1])
-    fee = total.borrow_fee_usd + jnp.sum(debts[2])
-    equity_usd = total.equity_usd + jnp.sum(equity * usd)
-    adjusted = total.discounted_usd + jnp.sum(collateral) - order_cost
+        outs, order_cost = list(order_outflow(book, table, quotes)), order_cost_usd(book, table)
+    equity_usd, adjusted = total.equity_usd, total.discounted_usd
+    borrow_mmr, borrow_imr, fee = (
+        total.borrow_mmr_usd,
+        total.borrow_imr_usd,
+        total.borrow_fee_usd,
+    )
+    for q, (value, out) in enumerate(zip(total.quote_value, outs, strict=True)):
+        equity = book.quote_base[q] + value
+        # A quote currency that the account does not hold must not make it unpriced.
+        usd = jnp.where((equity == 0) & (out == 0), 1.0, table.currency_usd[q])
+        debt = borrowing(equity, usd, quotes[q], out, rules)
+        equity_usd = equity_usd + equity * usd
+        adjusted = adjusted + discounted_usd(equity, usd, quotes[q], rules)
+        borrow_mmr, borrow_imr, fee = borrow_mmr + debt[0], borrow_imr + debt[1], fee + debt[2]
+    adjusted = adjusted - order_cost
     total_mmr = total.mmr_usd + borrow_mmr
     requirement = total_mmr + fee
     level = jnp.where(requirement > 0, adjusted / requirement, jnp.inf)
@@ -292,10 +297,6 @@ def batch_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> Ac
 def batch_theta(units: UnitMargin, margin: AccountMargin, params: Any) -> dict[str, Array]:
     """Break-even multipliers of accounts from their units (axes ``unit account``)."""
     model = model_of(params)
-
-    def one(charges: dict[str, Array], debt: Array, available_usd: Array) -> dict[str, Array]:
-        return model.multipliers(charges, debt, available_usd, params)
-
     available_usd = margin.adjusted_equity - margin.borrow_fee
     debt = margin.charges[model.borrow_charge]
-    return jax.vmap(one, in_axes=-1)(units.charges, debt, available_usd)
+    return model.multipliers(units.charges, debt, available_usd, params)

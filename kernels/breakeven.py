@@ -3,7 +3,8 @@
 Scaling charge ``k`` by ``theta`` in every unit turns the requirement into a sum of convex pieces
 ``max(intercept + slope * theta, floor)``, one a unit. Its last root is found by Newton's method
 from the right, which on a convex piecewise-linear function ends exactly after at most one step
-per unit. All charges of the units are solved at once (axis ``charge``).
+per unit. All charges of all accounts are solved at once: axes ``unit charge account``, units
+added one by one so that every step runs over whole vectors of accounts.
 """
 
 import jax
@@ -16,36 +17,42 @@ Steps = tuple[Array | int, Array, Array]
 
 
 def last_root(
-    slope: Float[Array, "unit charge"],
-    intercept: Float[Array, "unit charge"],
-    floor: Float[Array, "unit charge"],
-    budget: Float[Array, ""],
-) -> Float[Array, " charge"]:
+    slope: Float[Array, " unit *axes"],
+    intercept: Float[Array, " unit *axes"],
+    floor: Float[Array, " unit *axes"],
+    budget: Float[Array, " *#axes"],
+) -> Float[Array, " *axes"]:
     """Largest ``theta >= 0`` with ``sum max(intercept + slope * theta, floor) <= budget``.
 
     0 if there is none, inf if there is no largest; slopes are >= 0.
     """
     # A piece without slope is a constant.
     floor = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
-    at_zero = jnp.sum(jnp.maximum(intercept, floor), axis=0)
+    num_units = slope.shape[0]
+
+    def total(values: Array) -> Array:
+        return sum((values[u] for u in range(1, num_units)), start=values[0])
 
     def solve(is_active: Array, otherwise: Array | float) -> Array:
-        slopes = jnp.sum(jnp.where(is_active, slope, 0.0), axis=0)
-        fixed = jnp.sum(jnp.where(is_active, intercept, floor), axis=0)
+        slopes = total(jnp.where(is_active, slope, 0.0))
+        fixed = total(jnp.where(is_active, intercept, floor))
         return jnp.where(slopes > 0, (budget - fixed) / slopes, otherwise)
 
     def newton(state: Steps) -> Steps:
         steps, theta, _ = state
         # No active piece: the requirement is flat at this theta, which is the root or beyond it.
-        reached = intercept + slope * theta[None, :] > floor
-        better = jnp.where(jnp.isinf(theta), theta, solve((slope > 0) & reached, theta))
+        reached = intercept + slope * theta[None] > floor
+        better = solve((slope > 0) & reached, theta)
+        # Only ever to the left, so that a root does not depend on how long others take.
+        better = jnp.where(better < theta, better, theta)
         return steps + 1, better, jnp.any(better < theta)
 
     def unfinished(state: Steps) -> Array:
         steps, _, moved = state
-        return moved & (steps < slope.shape[0])
+        return moved & (steps < num_units)
 
+    at_zero = total(jnp.maximum(intercept, floor))
     theta = solve(slope > 0, jnp.inf)
-    if slope.shape[0] > 1:
+    if num_units > 1:
         _, theta, _ = jax.lax.while_loop(unfinished, newton, (0, theta, jnp.asarray(True)))
     return jnp.where(at_zero > budget, 0.0, jnp.maximum(theta, 0.0))

@@ -229,22 +229,22 @@ def aggregate(charges: Charges, params: BybitParameters) -> Float[Array, ""]:
 
 def multipliers(
     units: Charges,
-    borrow_mmr: Float[Array, ""],
-    available_usd: Float[Array, ""],
+    borrow_mmr: Float[Array, " *account"],
+    available_usd: Float[Array, " *account"],
     params: BybitParameters,
 ) -> Charges:
-    """Break-even multiplier of every charge for one account.
+    """Break-even multiplier of every charge for many accounts.
 
     ``(available - all other charges) / charge``, since charges add up: 0 where the others alone
     are too much, infinite where there is no such charge.
 
     Args:
-        units: charges of each unit (arrays have the unit axis), USD.
-        borrow_mmr: borrowing margin of the account, USD.
+        units: charges of each unit (axes ``unit account``), USD.
+        borrow_mmr: borrowing margin of the accounts, USD.
         available_usd: adjusted equity.
         params: the parameter set.
     """
-    totals = {name: jnp.sum(units[name]) for name in CHARGES} | {BORROW: borrow_mmr}
+    totals = {name: jnp.sum(units[name], axis=0) for name in CHARGES} | {BORROW: borrow_mmr}
     found = {}
     for name, value in totals.items():
         rest = sum(other for key, other in totals.items() if key != name)

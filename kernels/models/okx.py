@@ -319,16 +319,16 @@ def mr9(
     first, usdt, usd = _offset(usdt, usd)
     second, usdt, usdc = _offset(usdt, usdc)
     third, usdc, usd = _offset(usdc, usd)
-    hedged = jnp.stack([first, second, third])
-
-    def fill(total: Array, tier: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        floor, width, rate = tier
-        return total + jnp.clip(hedged - floor, 0.0, width) * rate, None
-
-    tiers = params.depeg_floor_usd, params.depeg_width_usd, rates.T
-    charge = jax.lax.scan(fill, jnp.zeros_like(hedged), tiers, unroll=True)[0]
-    # An unpriced index must not poison accounts that hedge nothing across that pair.
-    total = jnp.sum(jnp.where(hedged > 0, charge, 0.0))
+    total = jnp.zeros_like(first)
+    for pair, hedged in enumerate((first, second, third)):
+        charge = jnp.zeros_like(hedged)
+        # Tier by tier over whole vectors of accounts: a stack of pairs would be much slower.
+        for tier in range(rates.shape[1]):
+            width = params.depeg_width_usd[tier]
+            filled = jnp.clip(hedged - params.depeg_floor_usd[tier], 0.0, width)
+            charge = charge + filled * rates[pair, tier]
+        # An unpriced index must not poison accounts that hedge nothing across that pair.
+        total = total + jnp.where(hedged > 0, charge, 0.0)
     return jnp.where(params.depeg_enabled, total, 0.0)
 
 
@@ -451,15 +451,15 @@ def fold_bucket(
 
 def multipliers(
     units: Charges,
-    borrow_mmr: Float[Array, ""],
-    available_usd: Float[Array, ""],
+    borrow_mmr: Float[Array, " *account"],
+    available_usd: Float[Array, " *account"],
     params: OkxParameters,
 ) -> Charges:
-    """Break-even multiplier of MR1 ... MR9 for one account.
+    """Break-even multiplier of MR1 ... MR9 for many accounts.
 
     Args:
-        units: MR1 ... MR9 of each unit (arrays have the unit axis), USD.
-        borrow_mmr: MR8 of the account, USD.
+        units: MR1 ... MR9 of each unit (axes ``unit account``), USD.
+        borrow_mmr: MR8 of the accounts, USD.
         available_usd: adjusted equity less the borrowing fee.
         params: says which charges compete for the worst one.
 
@@ -481,16 +481,16 @@ def multipliers(
     slope, intercept, floor = (
         jnp.stack(column, axis=1) for column in zip(*pieces.values(), strict=True)
     )
-    theta = last_root(slope, intercept, floor, available_usd - borrow_mmr)
-    derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee))
+    budget = available_usd - borrow_mmr
+    theta = last_root(slope, intercept, floor, jnp.broadcast_to(budget, slope.shape[1:]))
+    derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee), axis=0)
     of_debt = last_root(
-        borrow_mmr[None, None],
-        derivatives_mmr[None, None],
-        jnp.full((1, 1), -jnp.inf, borrow_mmr.dtype),
+        borrow_mmr[None],
+        derivatives_mmr[None],
+        jnp.full_like(borrow_mmr, -jnp.inf)[None],
         available_usd,
     )
-    solved = {name: theta[k] for k, name in enumerate(pieces)}
-    return solved | {"mr8": of_debt[0]}
+    return {name: theta[k] for k, name in enumerate(pieces)} | {"mr8": of_debt}
 
 
 def grid(
