@@ -51,6 +51,7 @@ COMMANDS = {
         "Parameter sets: validate, compare, show their provenance.",
         "pmstress params show configs/params/okx-merged-2025-01-21.toml",
     ),
+    "bench": Entry("bench", "bench", "Speed of the engine beside its peers, and the targets."),
 }
 
 

@@ -1,0 +1,198 @@
+"""Our side: the engine as a replay calls it, in as many threads as the peers have."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from backtest import engine as engine_module
+from backtest.batching import Batch, Snapshot, batches
+from backtest.bench.book import World
+from backtest.bench.laps import seconds_of
+from backtest.engine import Engine, WindowTables, initial_state, over_times
+from backtest.market_window import MarketWindow
+from kernels.exposure import scenario_sum
+from kernels.records import AccountMargin
+
+
+BUCKET_ACCOUNTS = 16_384
+"""Accounts a bucket: what one thread replays at a time, as the buckets of a dataset."""
+LEAST_ACCOUNTS = 512
+"""Small books come in fewer buckets than eight."""
+STAGES = {
+    "exposures": "_exposures",
+    "units": "_units",
+    "totals": "_totals",
+    "theta": "_theta",
+    "advance": "_advance",
+    "sums": "_sums",
+}
+"""Programs of the engine by the name of the stage."""
+SCENARIO_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A range of consecutive accounts and their books."""
+
+    start: int
+    stop: int
+    batches: list[Batch]
+
+
+def buckets(
+    snapshot: Snapshot, world: World, stop: int | None = None, size: int | None = None
+) -> list[Bucket]:
+    """Books of the first accounts of a snapshot, one bucket of some accounts after the other."""
+    count = stop or len(snapshot.account_ids)
+    size = size or max(LEAST_ACCOUNTS, min(BUCKET_ACCOUNTS, -(-count // 8)))
+    numbers = np.arange(len(snapshot.account_ids))
+    out = []
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        part = snapshot.only((numbers >= start) & (numbers < end))
+        out.append(Bucket(start, end, batches(part, world.terms, world.currencies)))
+    return out
+
+
+class Ours:
+    """The engine in one precision over one window; parameter records are given at each pricing."""
+
+    def __init__(self, world: World, window: MarketWindow, precision: str) -> None:
+        self._engine = Engine(precision, devices=[jax.local_devices()[0]])
+        self._world, self._window = world, window
+        self.num_times = len(window.times_us)
+
+    def price(self, sets: list[Any]) -> list[WindowTables]:
+        """Tables of every set over the window, ready for use."""
+        spread = [over_times(params, self.num_times) for params in sets]
+        priced = self._engine.price(self._window, self._world.contracts, spread)
+        jax.block_until_ready([(p.tables, p.params) for p in priced])
+        return priced
+
+    def margins(self, batch: Batch, priced: WindowTables) -> AccountMargin:
+        """Everything that a replay computes of a batch over the window, on the host."""
+        count = len(batch.accounts)
+        state = initial_state(count, priced.model)
+        segment, times = np.zeros(count, int), np.arange(self.num_times)
+        return self._engine.replay(batch, state, priced, segment, times).margin
+
+    def replay(self, held: list[Bucket], priced: WindowTables, pool: Executor) -> None:
+        """Replay buckets, as many at once as the pool has threads."""
+
+        def one(bucket: Bucket) -> None:
+            for batch in bucket.batches:
+                self.margins(batch, priced)
+
+        list(pool.map(one, held))
+
+
+def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[dict[str, Any]]:
+    """Accounts, seconds and rate of each shape class in one thread, the costliest first."""
+    seconds: dict[Any, float] = {}
+    accounts: dict[Any, int] = {}
+    for bucket in held:
+        for batch in bucket.batches:
+            took = seconds_of(lambda batch=batch: ours.margins(batch, priced))
+            seconds[batch.shape] = seconds.get(batch.shape, 0.0) + took
+            accounts[batch.shape] = accounts.get(batch.shape, 0) + len(batch.accounts)
+    return [
+        {
+            "shape": dict(shape.__dict__),
+            "accounts": accounts[shape],
+            "seconds": took,
+            "account_times_per_s": accounts[shape] * ours.num_times / took,
+        }
+        for shape, took in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
+
+
+@contextmanager
+def _timed(owner: Any, attribute: str, name: str, spent: dict[str, float]) -> Iterator[None]:
+    """Add the seconds of every call of a function to ``spent``, its answer waited for."""
+    plain = getattr(owner, attribute, None)
+    if plain is None:
+        yield
+        return
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        answer: list[Any] = []
+        took = seconds_of(lambda: answer.append(jax.block_until_ready(plain(*arguments, **named))))
+        spent[name] = spent.get(name, 0.0) + took
+        return answer[0]
+
+    setattr(owner, attribute, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, plain)
+
+
+def stage_profile(ours: Ours, held: list[Bucket], priced: WindowTables) -> dict[str, float]:
+    """Seconds of each stage of a replay in one thread, each waited for.
+
+    ``host transfer`` is the answer coming back; ``other`` is Python, padding and joining.
+    """
+    spent: dict[str, float] = {}
+    points = [(engine_module, attribute, name) for name, attribute in STAGES.items()]
+    points.append((sys.modules["jax"], "device_get", "host transfer"))
+
+    def replay() -> None:
+        for bucket in held:
+            for batch in bucket.batches:
+                ours.margins(batch, priced)
+
+    def wrapped(rest: list[tuple[Any, str, str]]) -> float:
+        if not rest:
+            return seconds_of(replay)
+        owner, attribute, name = rest[0]
+        with _timed(owner, attribute, name, spent):
+            return wrapped(rest[1:])
+
+    total = wrapped(points)
+    return spent | {"other": total - sum(spent.values()), "total": total}
+
+
+def _tile_worst(table: Array, books: tuple[Array, Array]) -> tuple[Array, Array]:
+    pnl = jax.vmap(scenario_sum, in_axes=(None, 0, 0))(table, *books)
+    return table, jnp.min(pnl, axis=1)
+
+
+class ScenarioStage:
+    """The scenario stage alone: worst loss of option books over all columns, float32.
+
+    Args:
+        table: [instrument, scenario].
+        instruments, contracts: [account, leg]; cut to whole tiles.
+        parts: as many pieces as there are threads.
+    """
+
+    def __init__(
+        self, table: np.ndarray, instruments: np.ndarray, contracts: np.ndarray, parts: int
+    ) -> None:
+        tiles = len(contracts) // SCENARIO_TILE // parts * parts
+        shape = parts, tiles // parts, SCENARIO_TILE, contracts.shape[1]
+        self.num_accounts = tiles * SCENARIO_TILE
+        self.flops = 2.0 * self.num_accounts * contracts.shape[1] * table.shape[1]
+        held = slice(0, self.num_accounts)
+        self._table = jnp.asarray(table, jnp.float32)
+        self._instruments = jnp.asarray(instruments[held].reshape(shape), jnp.int32)
+        self._contracts = jnp.asarray(contracts[held].reshape(shape), jnp.float32)
+
+    def run(self, pool: Executor) -> np.ndarray:
+        """Worst loss of each account in USD."""
+
+        def one(part: int) -> Array:
+            # A function of the module, so that the loop is compiled once and not at each call.
+            books = self._instruments[part], self._contracts[part]
+            return jax.block_until_ready(jax.lax.scan(_tile_worst, self._table, books)[1])
+
+        worst = list(pool.map(one, range(len(self._contracts))))
+        return np.concatenate([np.asarray(w).reshape(-1) for w in worst])

@@ -1,0 +1,163 @@
+"""Targets of whole runs: `pmstress run` in processes of its own, on a generated market."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from backtest.bench.laps import Lap
+from backtest.bench.results import Measure
+from backtest.errors import RunError
+from backtest.paths import PROJECT_ROOT
+
+
+START = datetime(2025, 3, 1, tzinfo=UTC)
+SNAPSHOT = START + timedelta(days=2)
+HOURS, MORE_HOURS = 24, 240
+MOST_MEMORY_GB = 4.0
+DEMO_ACCOUNTS = 2_000
+PARAMETERS = PROJECT_ROOT / "configs" / "params" / "okx-merged-2025-01-21.toml"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run: wall seconds, largest memory of its process in GB, its manifest."""
+
+    seconds: float
+    peak_gb: float
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs on one generated dataset, which the first of them builds.
+
+    Fields:
+        folder: datasets, configurations and results go below it.
+        accounts, repeats: size of the population, runs of each kind.
+        say: hears what is being done.
+    """
+
+    folder: Path
+    accounts: int
+    repeats: int
+    say: Say
+
+    def config(self, name: str, hours: int, accounts: int | None = None) -> Path:
+        """A configuration of some hours after the snapshot."""
+        count = accounts or self.accounts
+        file = self.folder / f"{name}.toml"
+        last = SNAPSHOT + timedelta(hours=hours - 1)
+        text = f"""name = "{name}"
+[dataset]
+path = "{self.folder.resolve() / f"dataset-{count}"}"
+[market]
+kind = "generated"
+seed = 1
+start = {_toml(START)}
+end = {_toml(SNAPSHOT + timedelta(hours=MORE_HOURS))}
+coins = ["BTC", "ETH", "SOL", "XRP", "DOGE"]
+[population]
+accounts = {count}
+seed = 7
+at = {_toml(SNAPSHOT)}
+[replay]
+mode = "frozen"
+start = {_toml(SNAPSHOT)}
+end = {_toml(last)}
+interval = "1h"
+[[parameter_sets]]
+name = "today"
+file = "{PARAMETERS}"
+"""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def run(self, config: Path, workers: int = 2) -> Finished:
+        """One run from an existing dataset to its report.
+
+        Raises:
+            RunError: it failed; the message is its own.
+        """
+        self.say(f"running {config.stem} with {workers} workers")
+        out = config.with_suffix("")
+        words = ["run", str(config), "--out", str(out), "--workers", str(workers), "--fresh"]
+        command = [sys.executable, "-m", "backtest", *words, "--quiet"]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise RunError(f"{config}: the run failed: {done.stderr.strip()}")
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        return Finished(seconds, manifest["peak_memory_mb"] / 1000.0, manifest)
+
+    def warmed(self, config: Path) -> Path:
+        """The configuration, once its dataset is there and its programs are compiled."""
+        self.run(config)
+        return config
+
+
+def memory(runs: Runs) -> Measure:
+    """P5: peak memory of ten times as many hours."""
+    short = runs.run(runs.warmed(runs.config("hours-24", HOURS)))
+    long = runs.run(runs.config("hours-240", MORE_HOURS))
+    more = {"gb_24_hours": short.peak_gb, "gb_240_hours": long.peak_gb}
+    fits = max(more.values()) <= MOST_MEMORY_GB
+    note = f"{runs.accounts:,} accounts"
+    return Measure("P5", long.peak_gb / short.peak_gb, note=note, more=more, also_met=fits)
+
+
+def outside(runs: Runs) -> Measure:
+    """P6: share of a run's wall time that is not the replay; the report is part of the run."""
+    config = runs.warmed(runs.config("hours-24", HOURS))
+    found = [runs.run(config) for _ in range(runs.repeats)]
+    wall = Lap(tuple(f.seconds for f in found))
+    timings = found[-1].manifest["timings_seconds"]
+    kernels = timings.get("kernels")
+    note = "kernels as the manifest counts them"
+    if kernels is None:
+        kernels = timings["replay"]
+        note = "the manifest does not count kernels: the whole replay is taken for them"
+    more = {"wall_s": wall.median_s, **{f"{k}_s": float(v) for k, v in timings.items()}}
+    return Measure("P6", 1.0 - kernels / wall.median_s, wall.spread, note, more)
+
+
+def workers(runs: Runs) -> Measure:
+    """P7: wall time with one worker over that with two, in turns."""
+    config = runs.warmed(runs.config("hours-24", HOURS))
+    one, two = [], []
+    for _ in range(runs.repeats):
+        one.append(runs.run(config, workers=1).seconds)
+        two.append(runs.run(config, workers=2).seconds)
+    first, second = Lap(tuple(one)), Lap(tuple(two))
+    more = {"one_s": first.median_s, "two_s": second.median_s}
+    spread = max(first.spread, second.spread)
+    return Measure("P7", first.median_s / second.median_s, spread, "whole runs", more)
+
+
+def cold_start(runs: Runs) -> Measure:
+    """P10: wall time of two weeks of a few accounts, programs compiled and dataset built before."""
+    config = runs.warmed(runs.config("demo", MORE_HOURS, DEMO_ACCOUNTS))
+    wall = Lap(tuple(runs.run(config).seconds for _ in range(runs.repeats)))
+    note = f"{DEMO_ACCOUNTS:,} accounts x {MORE_HOURS} times, one set"
+    return Measure("P10", wall.median_s, wall.spread, note)
+
+
+RUN_MEASURES: dict[str, Callable[[Runs], Measure]] = {
+    "P5": memory,
+    "P6": outside,
+    "P7": workers,
+    "P10": cold_start,
+}
+"""Targets that need whole runs."""
+
+
+def _toml(time_: datetime) -> str:
+    return time_.strftime("%Y-%m-%dT%H:%M:%SZ")
