@@ -28,6 +28,10 @@ MAY_IMPORT = {
         *("backtest.report", "backtest.errors", "jinja2", "markupsafe", "matplotlib"),
         *("numpy", "pandas", "pyarrow", "scipy"),
     },
+    "backtest.statistics": {
+        *("backtest.statistics", "backtest.errors", "jaxtyping"),
+        *("numpy", "pandas", "scipy", "arch"),
+    },
     "backtest.errors": set[str](),
 }
 """All that a package may import besides the standard library."""
