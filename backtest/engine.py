@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
+from backtest.settle import near_a_threshold, some_of, with_accounts
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
 from kernels.debts import Ledger
@@ -77,10 +78,14 @@ def use_compilation_cache(folder: Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class WindowTables:
-    """Priced tables and numbers of one window under one parameter set, times first in both."""
+    """Priced tables and numbers of one window under one parameter set, times first in both.
+
+    ``exact`` are the tables in float64 where ``tables`` hold scenarios in float32.
+    """
 
     tables: Table
     params: Any
+    exact: Table | None = None
 
     @property
     def model(self) -> MarginModel:
@@ -99,6 +104,7 @@ class TileResult:
         sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
         ledger: what debts have moved by the end of the window; changes: the same by time
             [time, holding, account]; both None where debts move nothing.
+        num_settled: account-times near a threshold that float64 settled.
     """
 
     state: AccountState
@@ -107,6 +113,7 @@ class TileResult:
     sums: np.ndarray
     ledger: Ledger | None = None
     changes: np.ndarray | None = None
+    num_settled: int = 0
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,10 @@ class Engine:
                 currency_usd=jnp.asarray(window.currency_usd),
                 rates=rates,
             )
-            priced.append(WindowTables(table, params))
+            exact = None
+            if self.hot_dtype != scenarios.dtype:
+                exact = eqx.tree_at(lambda t: t.scenarios, table, scenarios)
+            priced.append(WindowTables(table, params, exact))
         return priced
 
     def replay(
@@ -238,7 +248,41 @@ class Engine:
         for start in range(0, size, tile):
             part = slice(start, min(start + tile, size))
             results.append(self._tile(batch, state, priced, segment, time_ids, debts, part))
-        return _join(results)
+        result = _join(results)
+        if priced.exact is None:
+            return result
+        near = near_a_threshold(result.margin.margin_level, priced.params.account, time_ids >= 0)
+        who = np.flatnonzero(near.any(axis=0))
+        if not len(who):
+            return result
+        some = some_of(batch, who)
+        exact = WindowTables(priced.exact, priced.params)
+        part = jax.tree.map(lambda x: x[..., who], (state, debts and debts.ledger))
+        moving = None if debts is None else Debts(part[1], debts.hours, debts.converts)
+        settled = self.replay(some, part[0], exact, segment[who], time_ids, moving)
+        before = self._summed(some, _of_accounts(result, who), segment[who], priced)
+        state, codes, margin, ledger, changes = with_accounts(
+            _by_account(result), who, _by_account(settled)
+        )
+        sums = result.sums - before + settled.sums
+        return TileResult(state, codes, margin, sums, ledger, changes, int(near.sum()))
+
+    def _summed(
+        self, batch: Batch, result: TileResult, segment: np.ndarray, priced: WindowTables
+    ) -> np.ndarray:
+        """Sums over the accounts of a result, tile by tile as they were first added up."""
+        tile, count = self.tile_size(batch), len(batch.accounts)
+        total = 0
+        for start in range(0, count, tile):
+            part = slice(start, min(start + tile, count))
+            cut = jax.tree.map(
+                lambda x, part=part: _padded(np.asarray(x), part, tile),
+                (result.margin, result.codes, segment.astype(np.int32)),
+            )
+            valid = np.arange(tile) < part.stop - part.start
+            names = tuple(priced.model.charges)
+            total = total + np.asarray(_sums(*cut, valid, self.num_segments, names))
+        return np.asarray(total)
 
     def tile_size(self, batch: Batch) -> int:
         """Accounts a tile over all devices; wide books take smaller tiles to stay in cache."""
@@ -301,6 +345,17 @@ class Engine:
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
 
 
+def _by_account(result: TileResult) -> tuple[Any, ...]:
+    """The parts of a result whose last axis is the account."""
+    return result.state, result.codes, result.margin, result.ledger, result.changes
+
+
+def _of_accounts(result: TileResult, who: np.ndarray) -> TileResult:
+    """Some accounts of a result; its sums are those of all."""
+    state, codes, margin, ledger, changes = jax.tree.map(lambda x: x[..., who], _by_account(result))
+    return TileResult(state, codes, margin, result.sums, ledger, changes)
+
+
 def _padded_instruments(x: Any) -> np.ndarray:
     """The instrument axis (the last one) filled up with the null contract it begins with.
 
@@ -332,8 +387,8 @@ def _join(results: list[TileResult]) -> TileResult:
         return np.concatenate(parts, axis=-1)
 
     # Accounts are the last axis everywhere but in the sums; what is None stays None.
-    fields = [(r.state, r.codes, r.margin, r.ledger, r.changes) for r in results]
-    state, codes, margin, ledger, changes = jax.tree.map(concatenate, *fields)
+    parts = jax.tree.map(concatenate, *[_by_account(r) for r in results])
+    state, codes, margin, ledger, changes = parts
     return TileResult(
         state, codes, margin, np.sum([r.sums for r in results], axis=0), ledger, changes
     )

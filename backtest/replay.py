@@ -168,7 +168,7 @@ class BucketReplay:
         computed = reused = 0
         rows = dict.fromkeys(("in", "scored", "unpriced", "quarantined"), 0)
         unpriced: Counter[str] = Counter()
-        left_out = 0
+        left_out = settled = 0
         for window in self.plan.windows:
             for s in range(num_sets):
                 if self.cells.has(s, self.bucket, window.number):
@@ -178,6 +178,7 @@ class BucketReplay:
                     cell = self._compute(s, window, last[s])
                     computed += 1
                 last[s] = cell
+                settled += int(cell.extra["settled"])
                 if s == 0:
                     left_out = max(left_out, int(cell.extra["left_out"]))
                     names, times = cell.extra["unpriced_ids"], cell.extra["unpriced_times"]
@@ -196,6 +197,7 @@ class BucketReplay:
             "rows": rows,
             "unpriced_instruments": dict(unpriced),
             "left_out": left_out,
+            "settled": settled,
         }
 
     def _size(self, last: list[Cell | None], window: Window) -> int:
@@ -261,6 +263,7 @@ class BucketReplay:
         num_columns = len(sum_columns(rules.model))
         sums = np.zeros((int(real.sum()), num_segments, num_columns), np.int64)
         events, traces = [], []
+        settled = 0
         first_seen = np.isnan(extra["start_equity_usd"])
         ledger = self._ledger(window, before, known)
         hours = self.context.hours(window)
@@ -275,6 +278,7 @@ class BucketReplay:
             )
             result = _real_times(result, real)
             sums += result.sums
+            settled += result.num_settled
             names = ids[batch.accounts]
             events.append(event_table(self, s, batch, names, state, at, result, window, priced))
             traces.append(trace_table(self, s, names, result, window))
@@ -282,6 +286,7 @@ class BucketReplay:
             if ledger is not None and result.ledger is not None:
                 put(ledger, at, result.ledger)
             self._start_values(extra, at, first_seen[at], batch, result, priced)
+        extra["settled"] = np.asarray(settled)
         if ledger is not None:
             extra |= {f"ledger_{name}": getattr(ledger, name) for name in LEDGER_FIELDS}
         return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
@@ -429,6 +434,7 @@ def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
         result.sums[real],
         result.ledger,
         None if result.changes is None else result.changes[real],
+        result.num_settled,
     )
 
 

@@ -306,6 +306,7 @@ def _manifest(
         },
         "accounts": plan.num_accounts - sum(r["left_out"] for r in reports),
         "accounts_left_out": sum(r["left_out"] for r in reports),
+        "settled_in_float64": sum(r["settled"] for r in reports),
         "rows": {name: sum(r["rows"][name] for r in reports) for name in names},
         "input_rows": plan.input_rows,
         "quarantined": plan.quarantined,
