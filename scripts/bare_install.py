@@ -56,11 +56,19 @@ class Refuse:
 def main() -> None:
     refused = development_modules()
     sys.meta_path.insert(0, Refuse(refused))
-    import backtest
+    import backtest.errors
 
+    extra: list[str] = []
     for module in pkgutil.walk_packages(backtest.__path__, "backtest."):
         if module.name != "backtest.__main__":
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except backtest.errors.ConfigError as error:
+                # What needs an extra says which.
+                if 'pip install "pm-stress[' not in str(error):
+                    raise
+                extra.append(module.name)
+    print(f"need an extra: {', '.join(extra)}")
     print(f"every module imports without {', '.join(sorted(refused & {'numba', 'pytest'}))} ...")
     sys.argv = ["pmstress", "--help"]
     runpy.run_module("backtest", run_name="__main__")
