@@ -8,7 +8,7 @@ from backtest.errors import RunError
 
 
 RELATIVE = 1e-9
-_ROUNDING = 1e-13
+ROUNDING = 1e-13
 """Of the account's size: what sums in another order may differ by where they cancel."""
 _LARGE_THETA = 1e3
 _ONLY_IN_REFERENCE = ("cells", "all", "contingency")
@@ -49,7 +49,13 @@ def checked(kernel: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-def cross_check(kernel: dict[str, Any], reference: dict[str, Any]) -> None:
+def cross_check(
+    kernel: dict[str, Any],
+    reference: dict[str, Any],
+    *,
+    relative: float = RELATIVE,
+    rounding: float = ROUNDING,
+) -> None:
     """Compare two answers in the shape of `pmstress margin --json`, to 1e-9 relative.
 
     Numbers that cancel are compared with the account's size, break-even multipliers above 1,000
@@ -58,9 +64,11 @@ def cross_check(kernel: dict[str, Any], reference: dict[str, Any]) -> None:
     Args:
         kernel: what the kernels gave.
         reference: what the reference gave, with its `detail`.
+        relative: relative difference allowed.
+        rounding: difference allowed where numbers cancel, as a fraction of the account's size.
 
     Raises:
-        RunError: a number is missing or differs by more than 1e-9; names it and both values.
+        RunError: a number is missing or differs by more; names it and both values.
 
     Example:
         >>> answer = {"account": {"mr8": 2.0, "status": "ok"}}
@@ -68,12 +76,12 @@ def cross_check(kernel: dict[str, Any], reference: dict[str, Any]) -> None:
     """
     mine = dict(_numbers(kernel))
     theirs = dict(_numbers({k: v for k, v in reference.items() if k != "detail"}))
-    rounding = _ROUNDING * _size(reference.get("detail", {}))
+    size = _size(reference.get("detail", {}))
     for name in sorted({*mine, *theirs}):
         if name not in mine or name not in theirs:
             side = "the kernels" if name not in mine else "the reference"
             raise RunError(f"internal check: {name} is missing in the answer of {side}")
-        if not _difference(name, mine[name], theirs[name], rounding) <= RELATIVE:
+        if not _difference(name, mine[name], theirs[name], rounding * size) <= relative:
             raise RunError(
                 f"internal check: {name} is {mine[name]!r} from the kernels and "
                 f"{theirs[name]!r} from the reference; please report this portfolio"

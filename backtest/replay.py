@@ -32,11 +32,13 @@ from backtest.engine import (
     WindowTables,
     sum_columns,
 )
-from backtest.market_window import MICROS, MarketSource
+from backtest.market_window import MICROS, MarketSource, MarketWindow
 from backtest.model_records import Currencies, contract_records
 from backtest.plan import Plan, Window
+from backtest.portfolio_at import MarketView
 from backtest.portfolios import Portfolios, read_portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
+from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
 from backtest.what_if import terms_of
 from kernels.debts import Ledger
@@ -81,6 +83,8 @@ class ReplayContext:
         self._lock = threading.RLock()
         self._axes: dict[int, _Axis] = {}
         self._priced: OrderedDict[int, list[WindowTables]] = OrderedDict()
+        self._first_market: dict[int, MarketWindow] = {}
+        self._checked: set[Any] = set()
 
     def axis(self, snapshot_us: int) -> _Axis:
         """Instruments held at a snapshot."""
@@ -116,9 +120,30 @@ class ReplayContext:
             records = [rules.records(times) for rules in self.rules]
             priced = self.engine.price(padded, axis.contracts, records)
             self._priced[window.number] = priced
+            self._first_market[window.number] = _first_time(market)
             while len(self._priced) > 1 and self._cached_bytes() > CACHE_BYTES:
-                self._priced.popitem(last=False)
+                number, _ = self._priced.popitem(last=False)
+                del self._first_market[number]
             return priced
+
+    def check_once(
+        self, s: int, window: Window, batch: Batch, result: TileResult, snapshot: Snapshot
+    ) -> None:
+        """Compare the first tile of each set and shape class with the reference.
+
+        Raises:
+            RunError: this device or library computes something else.
+        """
+        key = s, batch.shape, batch.book.shares_coins
+        with self._lock:
+            if key in self._checked:
+                return
+            self._checked.add(key)
+            self.priced(window)
+            market = self._first_market[window.number]
+        view = MarketView(market, self.axis(window.snapshot_us).instruments, self.currencies.names)
+        numbers = self.rules[s].numbers_at(int(self.plan.times_us[window.first]))
+        check_accounts(batch, result, snapshot, view, numbers, self.config.engine.precision)
 
     def _cached_bytes(self) -> int:
         leaves = [
@@ -142,6 +167,10 @@ class ReplayContext:
             since = window.snapshot_us if is_first else self.plan.times_us[window.first - 1]
             hours[: len(times)] = np.diff(np.concatenate([[since], times]) // MICROS_PER_HOUR)
         return hours
+
+
+def _first_time(market: MarketWindow) -> MarketWindow:
+    return MarketWindow(**{k: v[:1] for k, v in market.__dict__.items()})
 
 
 def _pad_times(market: Any, length: int) -> Any:
@@ -277,6 +306,7 @@ class BucketReplay:
                 batch, take(state, at), priced, segment, time_ids, debts
             )
             result = _real_times(result, real)
+            self.context.check_once(s, window, batch, result, portfolios.snapshot)
             sums += result.sums
             settled += result.num_settled
             names = ids[batch.accounts]
