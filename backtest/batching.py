@@ -47,8 +47,8 @@ class Shape:
 
 SHAPES = (
     Shape(1, 2, 0, 0),
-    Shape(4, 2, 0, 0),
     Shape(1, 1, 1, 4),
+    Shape(4, 2, 0, 0),
     Shape(2, 2, 2, 8),
     Shape(4, 4, 1, 8),
     Shape(8, 8, 2, 64),

@@ -8,7 +8,6 @@ input once; the account states then advance through the times.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
 from backtest.settle import near_a_threshold, some_of, with_accounts
+from backtest.window_records import Debts, TileResult, WindowTables, by_account, of_accounts
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
 from kernels.debts import Ledger
@@ -74,61 +74,6 @@ def use_compilation_cache(folder: Path | None = None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-@dataclass(frozen=True)
-class WindowTables:
-    """Priced tables and numbers of one window under one parameter set, times first in both.
-
-    ``exact`` are the tables in float64 where ``tables`` hold scenarios in float32.
-    """
-
-    tables: Table
-    params: Any
-    exact: Table | None = None
-
-    @property
-    def model(self) -> MarginModel:
-        """The margin model of the numbers."""
-        return model_of(self.params)
-
-
-@dataclass(frozen=True)
-class TileResult:
-    """What one batch gives for one window and one set (accounts in the batch's order).
-
-    Fields:
-        state: account states after the window.
-        codes: [time, account] status plus event bits.
-        margin: every number of every account and time; fields [time, account].
-        sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
-        ledger: what debts have moved by the end of the window; changes: the same by time
-            [time, holding, account]; both None where debts move nothing.
-        num_settled: account-times near a threshold that float64 settled.
-    """
-
-    state: AccountState
-    codes: np.ndarray
-    margin: AccountMargin
-    sums: np.ndarray
-    ledger: Ledger | None = None
-    changes: np.ndarray | None = None
-    num_settled: int = 0
-
-
-@dataclass(frozen=True)
-class Debts:
-    """How debts move over a window.
-
-    Fields:
-        ledger: what they have moved before, accounts in the batch's order, host arrays.
-        hours: full hours before each time that pay interest, 0 where interest is off [time].
-        converts: whether assets of accounts that may not borrow are sold for their debts.
-    """
-
-    ledger: Ledger
-    hours: np.ndarray
-    converts: bool
 
 
 def initial_state(num_accounts: int, model: MarginModel) -> AccountState:
@@ -260,9 +205,9 @@ class Engine:
         part = jax.tree.map(lambda x: x[..., who], (state, debts and debts.ledger))
         moving = None if debts is None else Debts(part[1], debts.hours, debts.converts)
         settled = self.replay(some, part[0], exact, segment[who], time_ids, moving)
-        before = self._summed(some, _of_accounts(result, who), segment[who], priced)
+        before = self._summed(some, of_accounts(result, who), segment[who], priced)
         state, codes, margin, ledger, changes = with_accounts(
-            _by_account(result), who, _by_account(settled)
+            by_account(result), who, by_account(settled)
         )
         sums = result.sums - before + settled.sums
         return TileResult(state, codes, margin, sums, ledger, changes, int(near.sum()))
@@ -345,17 +290,6 @@ class Engine:
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
 
 
-def _by_account(result: TileResult) -> tuple[Any, ...]:
-    """The parts of a result whose last axis is the account."""
-    return result.state, result.codes, result.margin, result.ledger, result.changes
-
-
-def _of_accounts(result: TileResult, who: np.ndarray) -> TileResult:
-    """Some accounts of a result; its sums are those of all."""
-    state, codes, margin, ledger, changes = jax.tree.map(lambda x: x[..., who], _by_account(result))
-    return TileResult(state, codes, margin, result.sums, ledger, changes)
-
-
 def _padded_instruments(x: Any) -> np.ndarray:
     """The instrument axis (the last one) filled up with the null contract it begins with.
 
@@ -387,7 +321,7 @@ def _join(results: list[TileResult]) -> TileResult:
         return np.concatenate(parts, axis=-1)
 
     # Accounts are the last axis everywhere but in the sums; what is None stays None.
-    parts = jax.tree.map(concatenate, *[_by_account(r) for r in results])
+    parts = jax.tree.map(concatenate, *[by_account(r) for r in results])
     state, codes, margin, ledger, changes = parts
     return TileResult(
         state, codes, margin, np.sum([r.sums for r in results], axis=0), ledger, changes

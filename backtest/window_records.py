@@ -1,0 +1,79 @@
+"""What goes into the engine for one window, and what comes out of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from kernels.debts import Ledger
+from kernels.episodes import AccountState
+from kernels.model import MarginModel
+from kernels.models import model_of
+from kernels.records import AccountMargin, Table
+
+
+@dataclass(frozen=True)
+class WindowTables:
+    """Priced tables and numbers of one window under one parameter set, times first in both.
+
+    ``exact`` are the tables in float64 where ``tables`` hold scenarios in float32.
+    """
+
+    tables: Table
+    params: Any
+    exact: Table | None = None
+
+    @property
+    def model(self) -> MarginModel:
+        """The margin model of the numbers."""
+        return model_of(self.params)
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What one batch gives for one window and one set (accounts in the batch's order).
+
+    Fields:
+        state: account states after the window.
+        codes: [time, account] status plus event bits.
+        margin: every number of every account and time; fields [time, account].
+        sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
+        ledger: what debts have moved by the end of the window; changes: the same by time
+            [time, holding, account]; both None where debts move nothing.
+        num_settled: account-times near a threshold that float64 settled.
+    """
+
+    state: AccountState
+    codes: np.ndarray
+    margin: AccountMargin
+    sums: np.ndarray
+    ledger: Ledger | None = None
+    changes: np.ndarray | None = None
+    num_settled: int = 0
+
+
+@dataclass(frozen=True)
+class Debts:
+    """How debts move over a window.
+
+    Fields:
+        ledger: what they have moved before, accounts in the batch's order, host arrays.
+        hours: full hours before each time that pay interest, 0 where interest is off [time].
+        converts: whether assets of accounts that may not borrow are sold for their debts.
+    """
+
+    ledger: Ledger
+    hours: np.ndarray
+    converts: bool
+
+
+def by_account(result: TileResult) -> tuple[Any, ...]:
+    """The parts of a result whose last axis is the account."""
+    return result.state, result.codes, result.margin, result.ledger, result.changes
+
+
+def of_accounts(result: TileResult, who: np.ndarray) -> TileResult:
+    """Some accounts of a result; its sums are those of all."""
+    state, codes, margin, ledger, changes = jax.tree.map(lambda x: x[..., who], by_account(result))
+    return TileResult(state, codes, margin, result.sums, ledger, changes)
