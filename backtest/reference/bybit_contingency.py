@@ -143,10 +143,12 @@ def spot_basis(unit: Unit, numbers: Numbers) -> Charge:
     if unit.spot_in_use == 0.0:
         return Charge(0.0, {"hedged_usd": 0.0, "value": 0.0})
     rule = numbers["contingency"]["spot_basis"]
-    opposite = [leg for leg in unit.legs if leg.delta * unit.spot_in_use < 0.0]
+    # By sign: the product of a tiny delta and a tiny spot is zero.
+    side = -1.0 if unit.spot_in_use > 0.0 else 1.0
+    opposite = [leg for leg in unit.legs if leg.delta * side > 0.0]
     weight = sum(abs(leg.delta) for leg in opposite)
     basis = sum(abs(leg.delta) * abs(_price_usd(leg) / unit.index - 1.0) for leg in opposite)
-    basis /= weight
+    basis = basis / weight if weight > 0.0 else 0.0
     used = _used_basis(basis, rule)
     factor = of_coin(rule["factor"], unit.name)
     collateral = numbers["collateral"]

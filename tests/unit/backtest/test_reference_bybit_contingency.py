@@ -157,6 +157,13 @@ def test_spot_basis_is_an_average_over_the_legs_opposite_to_the_hedge():
     assert detail["value"] == pytest.approx(S * basis * 0.45)
 
 
+def test_spot_that_hedges_next_to_nothing():
+    """A delta and a spot whose product is too small for a number."""
+    found = unit(swap("BTC-USDT-SWAP", -1e-200, 61_000.0), balances={"BTC": 1.0})
+    detail = found["detail"]["delta_spread"]["spot_basis"]
+    assert 0.0 <= detail["value"] < 1e-180
+
+
 def test_spot_basis_in_usd_of_the_settlement_currency():
     """A mark of 60,000 USDT at 0.9 USD is 10 % below the index."""
     leg = swap("BTC-USDT-SWAP", -1.0, S)
