@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
+from backtest.scores import Scores
 from backtest.settle import near_a_threshold, some_of, with_accounts
-from backtest.window_records import Debts, TileResult, WindowTables, by_account, of_accounts
+from backtest.window_records import Debts, TileResult, WindowTables, by_account
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
 from kernels.debts import Ledger
@@ -41,8 +42,13 @@ SUM_UNIT_USD = 1e-4
 INSTRUMENT_STEP = 256
 """The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
 
+TILE_ACCOUNTS = 1024
+"""Accounts of a tile that stays in the cache of a processor core."""
 WIDE_LEGS, WIDE_NARROWING = 32, 2
 """Books with this many option legs take tiles this much smaller."""
+LEAST_TILE, TILE_ACCOUNT_TIMES = 8_192, 24 * 131_072
+"""Accelerators take tiles from this many accounts up to this many account-times: enough work for
+all their units, and the numbers of a tile within a few GB."""
 
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
 VOL_STATES = ("down", "same", "up")
@@ -107,7 +113,7 @@ class Engine:
 
     Args:
         precision: dtype of the scenario columns, "float64" or "float32"; all else is float64.
-        tile_accounts: accounts a tile and device.
+        tile_accounts: accounts a tile and device, None = as suits the device.
         num_segments: number of segment labels.
         devices: devices to share the accounts of a tile group; default all.
     """
@@ -115,7 +121,7 @@ class Engine:
     def __init__(
         self,
         precision: str = "float64",
-        tile_accounts: int = 1024,
+        tile_accounts: int | None = None,
         num_segments: int = 1,
         devices: list[Any] | None = None,
     ) -> None:
@@ -188,15 +194,16 @@ class Engine:
             time_ids: index of each time on the run's grid, -1 = padding.
             debts: what debts move, None = nothing.
         """
-        size, tile = len(batch.accounts), self.tile_size(batch)
+        size, tile = len(batch.accounts), self.tile_size(batch, len(time_ids))
         results = []
         for start in range(0, size, tile):
             part = slice(start, min(start + tile, size))
             results.append(self._tile(batch, state, priced, segment, time_ids, debts, part))
-        result = _join(results)
+        result = _join(results, size)
         if priced.exact is None:
             return result
-        near = near_a_threshold(result.margin.margin_level, priced.params.account, time_ids >= 0)
+        level = result.scores.field("margin_level")
+        near = near_a_threshold(level, priced.params.account, time_ids >= 0)
         who = np.flatnonzero(near.any(axis=0))
         if not len(who):
             return result
@@ -205,34 +212,50 @@ class Engine:
         part = jax.tree.map(lambda x: x[..., who], (state, debts and debts.ledger))
         moving = None if debts is None else Debts(part[1], debts.hours, debts.converts)
         settled = self.replay(some, part[0], exact, segment[who], time_ids, moving)
-        before = self._summed(some, of_accounts(result, who), segment[who], priced)
-        state, codes, margin, ledger, changes = with_accounts(
-            by_account(result), who, by_account(settled)
+        before = self._summed(
+            some, result.scores.of(who), result.codes[:, who], segment[who], priced
         )
+        state, codes, ledger, changes = with_accounts(by_account(result), who, by_account(settled))
+        scores = result.scores.replaced(who, settled.scores)
         sums = result.sums - before + settled.sums
-        return TileResult(state, codes, margin, sums, ledger, changes, int(near.sum()))
+        return TileResult(state, codes, scores, sums, ledger, changes, int(near.sum()))
 
     def _summed(
-        self, batch: Batch, result: TileResult, segment: np.ndarray, priced: WindowTables
+        self,
+        batch: Batch,
+        margin: AccountMargin,
+        codes: np.ndarray,
+        segment: np.ndarray,
+        priced: WindowTables,
     ) -> np.ndarray:
-        """Sums over the accounts of a result, tile by tile as they were first added up."""
-        tile, count = self.tile_size(batch), len(batch.accounts)
+        """Sums over the accounts of a batch, tile by tile."""
+        tile, count = self.tile_size(batch, len(codes)), len(batch.accounts)
         total = 0
         for start in range(0, count, tile):
             part = slice(start, min(start + tile, count))
             cut = jax.tree.map(
                 lambda x, part=part: _padded(np.asarray(x), part, tile),
-                (result.margin, result.codes, segment.astype(np.int32)),
+                (margin, codes, segment.astype(np.int32)),
             )
             valid = np.arange(tile) < part.stop - part.start
             names = tuple(priced.model.charges)
             total = total + np.asarray(_sums(*cut, valid, self.num_segments, names))
         return np.asarray(total)
 
-    def tile_size(self, batch: Batch) -> int:
-        """Accounts a tile over all devices; wide books take smaller tiles to stay in cache."""
+    def tile_size(self, batch: Batch, num_times: int) -> int:
+        """Accounts a tile over all devices, of a window of some times.
+
+        On processors wide books take smaller tiles to stay in cache. Accelerators take the whole
+        batch where it fits, in powers of two, so that few sizes are compiled.
+        """
+        count = len(self.devices)
+        if self._tile_accounts is None and self.devices[0].platform != "cpu":
+            most = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+            needed = 1 << (-(-len(batch.accounts) // count) - 1).bit_length()
+            return min(most, max(LEAST_TILE, needed)) * count
+        tile = self._tile_accounts or TILE_ACCOUNTS
         narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
-        return max(8, self._tile_accounts // narrowing) * len(self.devices)
+        return max(8, tile // narrowing) * count
 
     def _tile(
         self,
@@ -245,7 +268,7 @@ class Engine:
         part: slice,
     ) -> TileResult:
         count = part.stop - part.start
-        padded = self.tile_size(batch)
+        padded = self.tile_size(batch, len(time_ids))
 
         def cut(x: Any) -> Any:
             return self._place(_padded(np.asarray(x), part, padded))
@@ -271,9 +294,9 @@ class Engine:
             return x[..., :count]
 
         sums = np.asarray(sums)
-        results = jax.device_get((new_state, codes, margin, ledger, changes))
-        state, codes, margin, ledger, changes = jax.tree.map(keep, results)
-        return TileResult(state, codes, margin, sums, ledger, changes)
+        results = jax.device_get((new_state, codes, ledger, changes))
+        state, codes, ledger, changes = jax.tree.map(keep, results)
+        return TileResult(state, codes, Scores([margin], count), sums, ledger, changes)
 
     def _tile_book(self, batch: Batch, part: slice, cut: Callable[[Any], Any]) -> Book:
         """A tile's book on its devices, kept with the batch for the next window and set."""
@@ -313,18 +336,19 @@ def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
     return out
 
 
-def _join(results: list[TileResult]) -> TileResult:
+def _join(results: list[TileResult], num_accounts: int) -> TileResult:
     if len(results) == 1:
         return results[0]
 
     def concatenate(*parts: np.ndarray) -> np.ndarray:
         return np.concatenate(parts, axis=-1)
 
-    # Accounts are the last axis everywhere but in the sums; what is None stays None.
+    # What is None stays None.
     parts = jax.tree.map(concatenate, *[by_account(r) for r in results])
-    state, codes, margin, ledger, changes = parts
+    state, codes, ledger, changes = parts
+    scores = Scores([tile for r in results for tile in r.scores.tiles], num_accounts)
     return TileResult(
-        state, codes, margin, np.sum([r.sums for r in results], axis=0), ledger, changes
+        state, codes, scores, np.sum([r.sums for r in results], axis=0), ledger, changes
     )
 
 

@@ -415,7 +415,7 @@ class BucketReplay:
         priced: WindowTables,
     ) -> None:
         """Size and direction of accounts at their first scored time (for reports)."""
-        margin, book = result.margin, batch.book
+        book = batch.book
         features = np.asarray(priced.tables.features[0])
         usd = np.asarray(priced.tables.currency_usd[0])
         new = at[is_new]
@@ -434,8 +434,9 @@ class BucketReplay:
             delta = delta + cash.sum(axis=(0, 1))
             gross = features[:, GROSS][instrument] * np.abs(contracts)
             option = option + np.where(kind[instrument] == OPTION, gross, 0.0).sum(axis=(0, 1))
-        extra["start_equity_usd"][new] = np.asarray(margin.equity_usd)[0][is_new]
-        extra["start_gross_notional_usd"][new] = np.asarray(margin.gross_notional_usd)[0][is_new]
+        first = result.scores.at(np.zeros(len(new), int), np.flatnonzero(is_new))
+        extra["start_equity_usd"][new] = first.equity_usd
+        extra["start_gross_notional_usd"][new] = first.gross_notional_usd
         extra["start_option_notional_usd"][new] = option[is_new]
         extra["start_net_delta_usd"][new] = delta[is_new]
 
@@ -460,7 +461,7 @@ def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
     return TileResult(
         result.state,
         result.codes[real],
-        jax.tree.map(lambda x: x[real], result.margin),
+        result.scores,
         result.sums[real],
         result.ledger,
         None if result.changes is None else result.changes[real],

@@ -19,6 +19,7 @@ from backtest.plan import Plan, Window
 from backtest.schema import NAME, NUMBER, TIME
 from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
 from kernels.model import MarginModel
+from kernels.records import AccountMargin
 from kernels.status import QUARANTINED, STATUS_NAMES
 
 
@@ -121,11 +122,11 @@ def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _levels(margin: Any, model: MarginModel, at: Any) -> dict[str, np.ndarray]:
-    columns = {c: np.asarray(margin.charges[c])[at] for c in model.charges}
+def _levels(margin: AccountMargin, model: MarginModel) -> dict[str, np.ndarray]:
+    columns = {c: np.asarray(margin.charges[c]) for c in model.charges}
     for name in TOTALS:
-        columns[name] = np.asarray(getattr(margin, name))[at]
-    level = np.asarray(margin.margin_level)[at]
+        columns[name] = np.asarray(getattr(margin, name))
+    level = np.asarray(margin.margin_level)
     return columns | {"margin_level": np.where(np.isfinite(level), level, np.nan)}
 
 
@@ -146,9 +147,9 @@ def trace_table(
         columns = {c: np.full(count, np.nan) for c in (*names_of_levels, "margin_level")}
         status = np.full(count, QUARANTINED)
     else:
-        at = np.ix_(np.arange(len(grid)), chosen)
-        columns = {k: v.reshape(-1) for k, v in _levels(result.margin, model, at).items()}
-        status = (result.codes[at] & STATUS_MASK).reshape(-1)
+        when, who = np.repeat(np.arange(len(grid)), len(chosen)), np.tile(chosen, len(grid))
+        columns = _levels(result.scores.at(when, who), model)
+        status = result.codes[when, who] & STATUS_MASK
         unpriced = STATUS_NAMES.index("unpriced")
         for name in columns:
             columns[name] = np.where(status == unpriced, np.nan, columns[name])
@@ -179,9 +180,10 @@ def event_table(
         when, who = np.nonzero(result.codes & bit)
         if not len(when):
             continue
-        columns: dict[str, Any] = _levels(result.margin, model, (when, who))
-        columns["equity_usd"] = np.asarray(result.margin.equity_usd)[when, who]
-        columns["gross_notional_usd"] = np.asarray(result.margin.gross_notional_usd)[when, who]
+        found = result.scores.at(when, who)
+        columns: dict[str, Any] = _levels(found, model)
+        columns["equity_usd"] = found.equity_usd
+        columns["gross_notional_usd"] = found.gross_notional_usd
         columns["episode"] = episode[when, who]
         columns["parameter_set"] = pa.array([replay.context.set_names[s]] * len(when))
         columns["account_id"] = pa.array(names[who].tolist())

@@ -56,8 +56,8 @@ def check_accounts(
         if result.changes is not None:
             _add_changes(holdings.cash, batch, result.changes[0][:, k], k, view.currency_names)
         answer = reference.margin(portfolio_at(holdings, view, 0), numbers)
-        kernel = {name: float(getattr(result.margin, name)[0, k]) for name in _NUMBERS}
-        kernel["margin_level"] = float(result.margin.margin_level[0, k])
+        found = result.scores.at(np.zeros(1, int), np.asarray([k]))
+        kernel = {name: float(getattr(found, name)[0]) for name in (*_NUMBERS, "margin_level")}
         if np.isnan(kernel["margin_level"]) or answer["account"]["status"] == "unpriced":
             continue
         level = answer["account"]["margin_level"]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
+from backtest.scores import Scores
 from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
@@ -37,7 +37,7 @@ class TileResult:
     Fields:
         state: account states after the window.
         codes: [time, account] status plus event bits.
-        margin: every number of every account and time; fields [time, account].
+        scores: every number of every account and time.
         sums: [time, segment, column] of ``sum_columns``, integers (money in ``SUM_UNIT_USD``).
         ledger: what debts have moved by the end of the window; changes: the same by time
             [time, holding, account]; both None where debts move nothing.
@@ -46,11 +46,16 @@ class TileResult:
 
     state: AccountState
     codes: np.ndarray
-    margin: AccountMargin
+    scores: Scores
     sums: np.ndarray
     ledger: Ledger | None = None
     changes: np.ndarray | None = None
     num_settled: int = 0
+
+    @property
+    def margin(self) -> AccountMargin:
+        """Every number on the host, fields [time, account]."""
+        return self.scores.all
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,5 @@ class Debts:
 
 
 def by_account(result: TileResult) -> tuple[Any, ...]:
-    """The parts of a result whose last axis is the account."""
-    return result.state, result.codes, result.margin, result.ledger, result.changes
-
-
-def of_accounts(result: TileResult, who: np.ndarray) -> TileResult:
-    """Some accounts of a result; its sums are those of all."""
-    state, codes, margin, ledger, changes = jax.tree.map(lambda x: x[..., who], by_account(result))
-    return TileResult(state, codes, margin, result.sums, ledger, changes)
+    """The parts of a result that are host arrays, the account last."""
+    return result.state, result.codes, result.ledger, result.changes

@@ -16,7 +16,7 @@ from backtest import engine as engine_module
 from backtest.batching import Batch, Snapshot, batches
 from backtest.bench.book import World
 from backtest.bench.laps import seconds_of
-from backtest.engine import Engine, WindowTables, initial_state, over_times
+from backtest.engine import Engine, TileResult, WindowTables, initial_state, over_times
 from backtest.market_window import MarketWindow
 from kernels.exposure import scenario_sum
 from kernels.records import AccountMargin
@@ -77,19 +77,23 @@ class Ours:
         jax.block_until_ready([(p.tables, p.params) for p in priced])
         return priced
 
-    def margins(self, batch: Batch, priced: WindowTables) -> AccountMargin:
-        """Everything that a replay computes of a batch over the window, on the host."""
+    def result(self, batch: Batch, priced: WindowTables) -> TileResult:
+        """What a replay computes of a batch over the window."""
         count = len(batch.accounts)
         state = initial_state(count, priced.model)
         segment, times = np.zeros(count, int), np.arange(self.num_times)
-        return self._engine.replay(batch, state, priced, segment, times).margin
+        return self._engine.replay(batch, state, priced, segment, times)
+
+    def margins(self, batch: Batch, priced: WindowTables) -> AccountMargin:
+        """Every number of a batch over the window, on the host."""
+        return self.result(batch, priced).margin
 
     def replay(self, held: list[Bucket], priced: WindowTables, pool: Executor) -> None:
         """Replay buckets, as many at once as the pool has threads."""
 
         def one(bucket: Bucket) -> None:
             for batch in bucket.batches:
-                self.margins(batch, priced)
+                self.result(batch, priced)
 
         list(pool.map(one, held))
 
@@ -100,7 +104,7 @@ def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[di
     accounts: dict[Any, int] = {}
     for bucket in held:
         for batch in bucket.batches:
-            took = seconds_of(lambda batch=batch: ours.margins(batch, priced))
+            took = seconds_of(lambda batch=batch: ours.result(batch, priced))
             seconds[batch.shape] = seconds.get(batch.shape, 0.0) + took
             accounts[batch.shape] = accounts.get(batch.shape, 0) + len(batch.accounts)
     return [
@@ -147,7 +151,7 @@ def stage_profile(ours: Ours, held: list[Bucket], priced: WindowTables) -> dict[
     def replay() -> None:
         for bucket in held:
             for batch in bucket.batches:
-                ours.margins(batch, priced)
+                ours.result(batch, priced)
 
     def wrapped(rest: list[tuple[Any, str, str]]) -> float:
         if not rest:

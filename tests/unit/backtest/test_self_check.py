@@ -9,6 +9,7 @@ import pytest
 import backtest.replay
 from backtest import self_check
 from backtest.errors import RunError
+from backtest.scores import of_host
 from tests.unit.backtest import tiny_world as world
 
 
@@ -50,8 +51,7 @@ def test_wrong_numbers_stop_the_run(precision: str, dataset: Path, monkeypatch: 
         result = plain(*arguments)
         mmr = result.margin.total_mmr.copy()
         mmr[0, 0] *= 1.001
-        margin = replace(result.margin, total_mmr=mmr)
-        return replace(result, margin=margin)
+        return replace(result, scores=of_host(replace(result.margin, total_mmr=mmr)))
 
     monkeypatch.setattr(backtest.replay, "_real_times", wrong)
     out = dataset.parent / f"wrong-{precision}"

@@ -1,0 +1,129 @@
+"""Numbers of every account and time of a batch, left on their device until somebody asks.
+
+A replay needs few of them on the host: those of the accounts that something happens to, or that
+are traced. Fetching all of them would take an accelerator longer than computing them.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.records import AccountMargin
+
+
+LEAST_ROWS = 64
+"""Rows are asked for in powers of two from here on, so that few programs are compiled."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Accounts of a batch whose numbers others replace."""
+
+    who: np.ndarray
+    scores: "Scores"
+
+
+class Scores:
+    """Numbers of one batch over one window.
+
+    Args:
+        tiles: device arrays [time, account], one record a tile, each filled up to its size.
+        num_accounts: accounts of the batch.
+        settled: accounts, ascending, whose numbers are elsewhere.
+    """
+
+    def __init__(
+        self, tiles: list[AccountMargin], num_accounts: int, settled: Settled | None = None
+    ) -> None:
+        self.tiles, self.num_accounts, self.settled = tiles, num_accounts, settled
+
+    @property
+    def num_times(self) -> int:
+        """Times of the window, its padding among them."""
+        return self.tiles[0].status.shape[0]
+
+    @property
+    def tile(self) -> int:
+        """Accounts a tile."""
+        return self.tiles[0].status.shape[1]
+
+    def replaced(self, who: np.ndarray, scores: "Scores") -> "Scores":
+        """The same with the numbers of some accounts from elsewhere."""
+        return Scores(self.tiles, self.num_accounts, Settled(who, scores))
+
+    def at(self, when: np.ndarray, who: np.ndarray) -> AccountMargin:
+        """Numbers of some account-times, host arrays [row].
+
+        Args:
+            when: position of each row's time in the window.
+            who: position of its account in the batch.
+        """
+        rows = len(when)
+        parts, places = [], []
+        own = np.arange(rows)
+        if self.settled is not None:
+            is_settled = np.isin(who, self.settled.who)
+            own, other = np.flatnonzero(~is_settled), np.flatnonzero(is_settled)
+            if len(other):
+                inside = np.searchsorted(self.settled.who, who[other])
+                parts.append(self.settled.scores.at(when[other], inside))
+                places.append(other)
+        for number in np.unique(who[own] // self.tile):
+            mine = own[who[own] // self.tile == number]
+            size = max(LEAST_ROWS, 1 << (max(len(mine), 1) - 1).bit_length())
+            at = (np.resize(x, size).astype(np.int32) for x in (when[mine], who[mine] % self.tile))
+            count, found = len(mine), jax.device_get(_rows(self.tiles[number], *at))
+            parts.append(jax.tree.map(lambda x, count=count: x[:count], found))
+            places.append(mine)
+        if not parts:
+            return jax.tree.map(lambda x: np.zeros(0, x.dtype), self.tiles[0])
+        order = np.argsort(np.concatenate(places))
+        return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
+
+    def of(self, who: np.ndarray) -> AccountMargin:
+        """Numbers of some accounts at every time, host arrays [time, account]."""
+        when = np.repeat(np.arange(self.num_times), len(who))
+        found = self.at(when, np.tile(who, self.num_times))
+        return jax.tree.map(lambda x: x.reshape(self.num_times, len(who)), found)
+
+    def field(self, name: str) -> np.ndarray:
+        """One number of every account and time, [time, account]."""
+        parts = [np.asarray(getattr(tile, name)) for tile in self.tiles]
+        values = np.concatenate(parts, axis=1)[:, : self.num_accounts]
+        if self.settled is not None:
+            values = values.copy()
+            values[:, self.settled.who] = self.settled.scores.field(name)
+        return values
+
+    @cached_property
+    def all(self) -> AccountMargin:
+        """Every number, host arrays [time, account]."""
+
+        def joined(*tiles: Any) -> np.ndarray:
+            return np.concatenate([np.asarray(x) for x in tiles], axis=1)[:, : self.num_accounts]
+
+        values = jax.tree.map(joined, *self.tiles)
+        if self.settled is None:
+            return values
+        who, others = self.settled.who, self.settled.scores.all
+
+        def with_others(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            out = old.copy()
+            out[:, who] = new
+            return out
+
+        return jax.tree.map(with_others, values, others)
+
+
+@jax.jit
+def _rows(tile: AccountMargin, when: Any, who: Any) -> AccountMargin:
+    return jax.tree.map(lambda x: x.at[when, who].get(mode="promise_in_bounds"), tile)
+
+
+def of_host(margin: AccountMargin) -> Scores:
+    """Scores of numbers that are on the host already."""
+    return Scores([jax.tree.map(jnp.asarray, margin)], margin.status.shape[1])
