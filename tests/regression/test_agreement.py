@@ -1,7 +1,7 @@
 """Kernels against the float64 reference on a whole population of all archetypes.
 
-By default 6,000 accounts under today's rules and 2,000 under rules of split risk units, each at one
-of the 48 times, every account at another. ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times
+By default 6,000 accounts under today's rules, 2,000 under rules of split risk units and 1,000 under
+those of Bybit, each at one of the 48 times, every account at another. ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times
 (48 compares all), ``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
 ``PMSTRESS_AGREEMENT_PARAMETERS`` one parameter set of ``configs/params`` for all of them. 10,000
 accounts at 48 times take the reference about ten minutes on two cores.
@@ -28,9 +28,10 @@ from backtest.plan import Plan, make_plan
 from backtest.population.build import build_population
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.portfolios import read_portfolios
-from backtest.reference import okx as reference
+from backtest.reference import models as reference
 from backtest.replay import ReplayContext
-from kernels.models.okx import CHARGES
+from kernels.model import MarginModel
+from kernels.models import MODELS_BY_NAME
 from kernels.records import QUOTES
 from kernels.status import STATUS_NAMES
 
@@ -38,8 +39,13 @@ from kernels.status import STATUS_NAMES
 ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "6000"))
 TIMES = int(os.environ.get("PMSTRESS_AGREEMENT_TIMES", "1"))
 PARAMETERS = os.environ.get("PMSTRESS_AGREEMENT_PARAMETERS")
-SETS = [PARAMETERS] if PARAMETERS else ["okx-merged-2025-01-21", "okx-split-2024-06-05"]
-ACCOUNTS_OF_LATER_SETS = 2_000
+OF_SET = {
+    "okx-merged-2025-01-21": ACCOUNTS,
+    "okx-split-2024-06-05": min(ACCOUNTS, 2_000),
+    "bybit-2025-01-10": min(ACCOUNTS, 1_000),
+}
+"""Accounts compared under each set by default."""
+SETS = [PARAMETERS] if PARAMETERS else list(OF_SET)
 TOTALS = ("derivatives_mmr", "total_mmr", "total_imr", "adjusted_equity", "equity_usd")
 RELATIVE = 1e-9
 LARGE_THETA = 1e3
@@ -75,9 +81,11 @@ def configuration(root: Any) -> RunConfig:
 
 
 def reference_numbers(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
-    answer = reference.margin(portfolio, numbers)
+    answer, model = reference.margin(portfolio, numbers), MODELS_BY_NAME[numbers["model"]]
     units, account = answer["units"].values(), answer["account"]
-    sums = {c: sum(u[c] for u in units) for c in CHARGES if c != "mr8"} | {"mr8": account["mr8"]}
+    borrow = account["mr8"] if "mr8" in account else account["borrow_mmr"]
+    sums = {c: sum(u[c] for u in units) for c in model.charges if c != model.borrow_charge}
+    sums |= {model.borrow_charge: borrow}
     totals = {name: account[name] for name in (*TOTALS, "margin_level", "status")}
     return sums | totals | {f"theta_{k}": v for k, v in account["theta"].items()}
 
@@ -156,7 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.slow
 @pytest.mark.parametrize("s", range(len(SETS)), ids=SETS)
 def test_kernels_agree_with_reference_on_a_population(s: int, world: World):
-    count = ACCOUNTS if s == 0 else min(ACCOUNTS, ACCOUNTS_OF_LATER_SETS)
+    count = ACCOUNTS if PARAMETERS else OF_SET[SETS[s]]
     work = scored(world, s, world.snapshot.only(np.arange(ACCOUNTS) < count))
     assert len(work) == count * TIMES
     numbers = load_parameter_set(world.context.config.parameter_sets[s].file).numbers()
@@ -190,14 +198,14 @@ def scored(world: World, s: int, snapshot: Snapshot) -> Work:
                     if (account + window.first + t) % len(plan.times_us) < TIMES:
                         name = f"{snapshot.account_ids[account]} time {times[t]}"
                         portfolio = portfolio_at(held[account], view, t)
-                        work.append((name, portfolio, found_numbers(margin, t, a)))
+                        work.append((name, portfolio, found_numbers(margin, model, t, a)))
     return work
 
 
-def found_numbers(margin: Any, t: int, a: int) -> dict[str, Any]:
-    found = {c: float(margin.charges[c][t, a]) for c in CHARGES}
+def found_numbers(margin: Any, model: MarginModel, t: int, a: int) -> dict[str, Any]:
+    found = {c: float(margin.charges[c][t, a]) for c in model.charges}
     found |= {name: float(getattr(margin, name)[t, a]) for name in (*TOTALS, "margin_level")}
-    found |= {f"theta_{c}": float(margin.theta[c][t, a]) for c in CHARGES}
+    found |= {f"theta_{c}": float(margin.theta[c][t, a]) for c in model.charges}
     return found | {"status": STATUS_NAMES[int(margin.status[t, a])]}
 
 
