@@ -1,34 +1,25 @@
-"""Finished cells of a run: written to a temporary name, flushed, renamed, listed by content.
+"""Finished cells of a run: written whole, listed with their hash, believed only if it is theirs.
 
 A cell is one (parameter set, bucket, window). Its file holds what the next window and the final
-tables need; a folder of cells can be completed by the next run after any interruption.
+tables need; a folder of cells can be completed by the next run after any interruption. Cells are
+listed in one file a bucket, a line a cell with the hashes of the cell and of its result files.
 """
 
+import hashlib
+import io
 import json
-import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+from backtest.durable import append_line, file_hash, write_bytes, write_table
+from backtest.errors import RunError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write one Parquet file atomically (zstd)."""
-    write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
+__all__ = ["Cell", "CellStore", "safe_name", "write_table"]
 
 
 def safe_name(name: str) -> str:
@@ -57,54 +48,142 @@ class Cell:
     extra: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """A line of a listing: SHA-256 of a cell's file, and of its result files by name."""
+
+    sha256: str
+    files: dict[str, str]
+
+
 class CellStore:
-    """Cells of one run folder."""
+    """Cells of one run folder. A store keeps the listings it has read: make one for each run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "cells"
+        self._listings: dict[int, dict[str, _Listed]] = {}
 
     def path(self, set_index: int, bucket: int, window: int) -> Path:
         """File of a cell."""
         return self.root / f"w{window:05d}" / f"b{bucket:05d}-s{set_index:03d}.cell"
 
+    def listing(self, bucket: int) -> Path:
+        """File that lists the cells of a bucket."""
+        return self.root / f"b{bucket:05d}.jsonl"
+
     def has(self, set_index: int, bucket: int, window: int) -> bool:
-        """Whether the cell and every file that it lists are finished."""
-        path = self.path(set_index, bucket, window)
-        if not path.is_file():
+        """Whether the cell and every result file of it are what the listing says they are."""
+        found = self._intact(set_index, bucket, window)
+        if found is None:
             return False
-        run = self.root.parent
-        return all((run / name).is_file() for name in self.read(set_index, bucket, window).files)
+        listed, run = self._listed(set_index, bucket, window), self.root.parent
+        return listed is not None and all(
+            file_hash(run / name) == digest for name, digest in listed.files.items()
+        )
 
     def read(self, set_index: int, bucket: int, window: int) -> Cell:
-        """A finished cell."""
-        with np.load(self.path(set_index, bucket, window), allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-        meta = json.loads(str(arrays["meta"]))
+        """A finished cell.
 
-        def group(prefix: str) -> dict[str, np.ndarray]:
-            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-        return Cell(
-            accounts=arrays["accounts"],
-            state=group("state."),
-            sums=arrays["sums"],
-            counts=meta["counts"],
-            files=meta["files"],
-            extra=group("extra."),
-        )
+        Raises:
+            RunError: the cell is gone or damaged.
+        """
+        content = self._intact(set_index, bucket, window)
+        if content is None:
+            path = self.path(set_index, bucket, window)
+            raise RunError(f"{path}: is gone or damaged; start the same command again")
+        return _decode(content)
 
     def write(self, set_index: int, bucket: int, window: int, cell: Cell) -> None:
         """Finish a cell; its result files must be written before."""
-        arrays = {
-            "accounts": cell.accounts,
-            "sums": cell.sums,
-            "meta": np.asarray(json.dumps({"counts": cell.counts, "files": cell.files})),
-            **{f"state.{k}": v for k, v in cell.state.items()},
-            **{f"extra.{k}": v for k, v in cell.extra.items()},
-        }
+        files: dict[str, str] = {}
+        for name in cell.files:
+            digest = file_hash(self.root.parent / name)
+            if digest is None:
+                raise RunError(f"{self.root.parent / name}: is gone while the run goes on")
+            files[name] = digest
+        path = self.path(set_index, bucket, window)
+        listed = _Listed(write_bytes(path, _encode(cell)), files)
+        append_line(self.listing(bucket), _line(self._name(path), listed))
+        self._of_bucket(bucket)[self._name(path)] = listed
 
-        def dump(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+    def tidy(self, bucket: int) -> None:
+        """Write the listing anew, a line a cell in the order of names: as if nothing had failed."""
+        listed = self._of_bucket(bucket)
+        content = b"".join(b"\n" + _line(name, listed[name]) for name in sorted(listed))
+        if self.listing(bucket).read_bytes() != content:
+            write_bytes(self.listing(bucket), content)
 
-        write_atomically(self.path(set_index, bucket, window), dump)
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _of_bucket(self, bucket: int) -> dict[str, _Listed]:
+        if bucket not in self._listings:
+            self._listings[bucket] = _read_listing(self.listing(bucket))
+        return self._listings[bucket]
+
+    def _listed(self, set_index: int, bucket: int, window: int) -> _Listed | None:
+        return self._of_bucket(bucket).get(self._name(self.path(set_index, bucket, window)))
+
+    def _intact(self, set_index: int, bucket: int, window: int) -> bytes | None:
+        """Content of a cell's file, None where it is not the listed one."""
+        listed = self._listed(set_index, bucket, window)
+        if listed is None:
+            return None
+        try:
+            content = self.path(set_index, bucket, window).read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == listed.sha256 else None
+
+
+def _line(name: str, listed: _Listed) -> bytes:
+    content = {"cell": name, "sha256": listed.sha256, "files": listed.files}
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _read_listing(path: Path) -> dict[str, _Listed]:
+    """The listed cells by name; the last line of a cell counts, broken lines do not."""
+    found: dict[str, _Listed] = {}
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return found
+    for line in lines:
+        try:
+            content = json.loads(line)
+            listed = _Listed(content["sha256"], dict(content["files"]))
+            found[content["cell"]] = listed
+        except (ValueError, TypeError, KeyError):
+            continue  # empty, or all that a crash left of a line
+    return found
+
+
+def _encode(cell: Cell) -> bytes:
+    arrays: dict[str, Any] = {
+        "accounts": cell.accounts,
+        "sums": cell.sums,
+        "meta": np.asarray(json.dumps({"counts": cell.counts, "files": cell.files})),
+        **{f"state.{k}": v for k, v in cell.state.items()},
+        **{f"extra.{k}": v for k, v in cell.extra.items()},
+    }
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _decode(content: bytes) -> Cell:
+    with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    meta = json.loads(str(arrays["meta"]))
+
+    def group(prefix: str) -> dict[str, np.ndarray]:
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+    return Cell(
+        accounts=arrays["accounts"],
+        state=group("state."),
+        sums=arrays["sums"],
+        counts=meta["counts"],
+        files=meta["files"],
+        extra=group("extra."),
+    )

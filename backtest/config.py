@@ -83,9 +83,37 @@ class EngineSection(Section):
     """How it is computed; nothing here changes float64 results."""
 
     precision: Literal["float64", "float32"] = "float64"
-    tile_accounts: Annotated[int, Field(ge=8, le=65_536)] = 1024
+    tile_accounts: Annotated[int | None, Field(ge=8, le=1_048_576)] = None
+    """Accounts a tile and device; as suits the device if absent."""
     window_times: Annotated[int, Field(ge=1, le=1024)] = 24
     workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Buckets at once; 1 = all in this process."""
+    workers_kind: Literal["processes", "threads"] = "processes"
+    """What several workers are, where there is no scheduler: threads share priced tables."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a bucket is begun again after its worker was lost."""
+    tls_ca_file: Path | None = None
+    """Files of the connection to a scheduler at ``tls://``; relative to the configuration file."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls(self) -> "EngineSection":
+        files = (self.tls_ca_file, self.tls_cert, self.tls_key)
+        if any(files) and not all(files):
+            raise ValueError("'tls_ca_file', 'tls_cert' and 'tls_key' are needed together")
+        return self
+
+    def at(self, folder: Path) -> "EngineSection":
+        """With the paths of files below ``folder``, where they are relative."""
+        files = {name: getattr(self, name) for name in TLS_FILES}
+        found = {name: folder / file for name, file in files.items() if file is not None}
+        return self.model_copy(update=found)
+
+
+TLS_FILES = ("tls_ca_file", "tls_cert", "tls_key")
+_HOW_IT_RUNS = ("workers", "workers_kind", "retries", *TLS_FILES)
+"""Keys of the section ``engine`` that cannot change results."""
 
 
 class TracesSection(Section):
@@ -125,14 +153,29 @@ class RunConfig(Section):
             raise ValueError(f"report.champion '{champion}' is none of {names}")
         return self
 
+    def with_engine(self, changes: dict[str, Any]) -> "RunConfig":
+        """The same run with other keys of the section ``engine``.
+
+        Raises:
+            ConfigError: these keys do not go together.
+        """
+        if not changes:
+            return self
+        try:
+            engine = EngineSection.model_validate(self.engine.model_dump() | changes)
+        except ValidationError as error:
+            raise explain(error, EngineSection, "command line", ("engine",)) from error
+        return self.model_copy(update={"engine": engine})
+
     def resolved(self) -> dict[str, Any]:
         """The configuration with every default, ready for JSON."""
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """SHA-256 of all that can change results (not the number of workers)."""
+        """SHA-256 of all that can change results (not how many workers there are, or where)."""
         content = self.resolved()
-        del content["engine"]["workers"]
+        for key in _HOW_IT_RUNS:
+            del content["engine"][key]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -155,4 +198,5 @@ def load_config(path: str | Path) -> RunConfig:
         if not chosen.file.is_file():
             raise ConfigError(f"{path}: parameter_sets '{chosen.name}': no such file {chosen.file}")
     where = config.dataset.model_copy(update={"path": (base / config.dataset.path).resolve()})
-    return config.model_copy(update={"dataset": where, "parameter_sets": sets})
+    found = {"dataset": where, "parameter_sets": sets, "engine": config.engine.at(base)}
+    return config.model_copy(update=found)

@@ -14,6 +14,8 @@ from kernels.models import MODELS
 
 BASE_BYTES = 900_000_000
 """Interpreter, libraries, and programs while they compile (measured 0.89 GB)."""
+MAIN_BYTES = 400_000_000
+"""The process that hands out the buckets, where others compute (measured 0.34 GB)."""
 ACCOUNT_TIME_BYTES = 450
 """All numbers of an account at a time (28 of 8 bytes), as tiles and joined."""
 TRACE_BYTES = 200
@@ -47,7 +49,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted peak memory of one process, bytes: programs, priced tables, accounts at work."""
+    """Predicted peak memory of a run, bytes: programs, priced tables, accounts at work."""
 
     base: int
     tables: int
@@ -77,13 +79,14 @@ def footprint(
     window_times: int,
     sets: int,
     workers: int,
+    processes: int = 1,
     traces: bool = False,
 ) -> Footprint:
-    """Predicted peak memory of a run in one process.
+    """Predicted peak memory of a run on one machine.
 
-    Each worker holds one bucket over one window; buckets differ by chance, so the largest is
-    taken four standard deviations above the mean. Priced tables of past windows stay up to
-    `CACHE_BYTES`; one window stays whatever its size.
+    Each process holds programs and priced tables, each worker one bucket over one window. Buckets
+    differ by chance, so the largest is taken four standard deviations above the mean. Priced
+    tables of past windows stay up to `CACHE_BYTES`; one window stays whatever its size.
 
     Args:
         accounts: of the dataset.
@@ -92,7 +95,8 @@ def footprint(
         times: of the grid.
         window_times: of a window.
         sets: parameter sets.
-        workers: buckets at once in the process.
+        workers: buckets at once.
+        processes: that they are in; more than one have this process besides them.
         traces: every account is traced.
     """
     mean = accounts / max(buckets, 1)
@@ -101,8 +105,8 @@ def footprint(
     window = (instruments + 1) * window_times * sets * TABLE_BYTES
     windows = max(1, math.ceil(times / window_times))
     return Footprint(
-        base=BASE_BYTES,
-        tables=max(window, min(window * windows, CACHE_BYTES)),
+        base=processes * BASE_BYTES + (MAIN_BYTES if processes > 1 else 0),
+        tables=processes * max(window, min(window * windows, CACHE_BYTES)),
         accounts=min(workers, max(buckets, 1)) * largest * window_times * each,
     )
 
@@ -113,6 +117,8 @@ def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Foo
     Raises:
         ConfigError: the prediction is above the limit (bytes); says what to change.
     """
+    workers = min(workers, max(1, len(plan.buckets)))
+    in_processes = config.engine.workers_kind == "processes"
     found = footprint(
         accounts=plan.num_accounts,
         buckets=len(plan.buckets),
@@ -121,6 +127,7 @@ def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Foo
         window_times=config.engine.window_times,
         sets=len(config.parameter_sets),
         workers=workers,
+        processes=workers if in_processes else 1,
         traces=config.traces.accounts == "all",
     )
     if found.total > limit:

@@ -20,7 +20,7 @@ from backtest.account_state import (
     reindexed_ledger,
     take,
 )
-from backtest.batching import Batch, Snapshot, Terms, batches, equity_usd
+from backtest.batching import Batch, Snapshot, Terms
 from backtest.cells import Cell, CellStore, safe_name, write_table
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
@@ -32,11 +32,12 @@ from backtest.engine import (
     WindowTables,
     sum_columns,
 )
+from backtest.loading import Loaded, Loader
 from backtest.market_window import MICROS, MarketSource, MarketWindow
 from backtest.model_records import Currencies, contract_records
 from backtest.plan import Plan, Window
 from backtest.portfolio_at import MarketView
-from backtest.portfolios import Portfolios, read_portfolios
+from backtest.portfolios import Portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
 from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
@@ -151,6 +152,10 @@ class ReplayContext:
         ]
         return sum(x.nbytes for x in leaves)
 
+    def first_window(self, snapshot_us: int) -> Window:
+        """The window in which the portfolios of a snapshot begin."""
+        return next(w for w in self.plan.windows if w.snapshot_us == snapshot_us)
+
     def time_ids(self, window: Window) -> np.ndarray:
         """Grid positions of a window's times, padded with -1 to the window length."""
         ids = np.full(self.config.engine.window_times, -1)
@@ -183,12 +188,19 @@ def _pad_times(market: Any, length: int) -> Any:
 class BucketReplay:
     """Replays one bucket; reuses the cells that an earlier run finished."""
 
-    def __init__(self, context: ReplayContext, bucket: int) -> None:
+    def __init__(
+        self,
+        context: ReplayContext,
+        bucket: int,
+        loader: Loader | None = None,
+        next_bucket: int | None = None,
+    ) -> None:
         self.context, self.bucket = context, bucket
         self.plan, self.config = context.plan, context.config
         self.cells = CellStore(context.out)
-        self._portfolios: tuple[int, Portfolios] | None = None
-        self._batches: dict[bool, list[Batch]] = {}
+        self.loader, self.next_bucket = loader or Loader(context), next_bucket
+        self.stages = self.loader.stages
+        self._loaded: Loaded | None = None
 
     def run(self, on_cell: Any = None) -> dict[str, Any]:
         """Compute the missing cells and write this bucket's account files."""
@@ -218,7 +230,8 @@ class BucketReplay:
                 on_cell(num_sets, self._size(last, window))
         for s, cell in enumerate(last):
             assert cell is not None
-            self._write_accounts(s, cell)
+            with self.stages("write"):
+                self._write_accounts(s, cell)
         return {
             "bucket": self.bucket,
             "computed": computed,
@@ -233,50 +246,24 @@ class BucketReplay:
         times = window.stop - window.first
         return sum(len(c.accounts) for c in last if c is not None) * times
 
-    def _load(self, snapshot_us: int) -> Portfolios:
-        if self._portfolios is None or self._portfolios[0] != snapshot_us:
-            axis, context = self.context.axis(snapshot_us), self.context
-            portfolios = read_portfolios(
-                context.dataset,
-                self.plan,
-                snapshot_us,
-                self.bucket,
-                axis.instruments,
-                axis.terms,
-                context.currencies,
-                context.max_staleness_us,
-            )
-            self._portfolios = snapshot_us, self._eligible(portfolios, snapshot_us)
-            self._batches = {}
-        return self._portfolios[1]
-
-    def _eligible(self, portfolios: Portfolios, snapshot_us: int) -> Portfolios:
-        """Without accounts below ``replay.min_equity_usd`` when their snapshot begins."""
-        least, context = self.config.replay.min_equity_usd, self.context
-        if least is None:
-            return portfolios
-        window = next(w for w in self.plan.windows if w.snapshot_us == snapshot_us)
-        tables = context.priced(window)[0].tables
-        equity = equity_usd(
-            portfolios.snapshot,
-            context.axis(snapshot_us).terms,
-            context.currencies,
-            np.asarray(tables.features[0]),
-            np.asarray(tables.currency_usd[0]),
-        )
-        return portfolios.only(~(equity < least))
-
-    def _grouped(self, window: Window, *, split: bool) -> list[Batch]:
-        """Batches of the window's portfolios with merged or split risk units."""
-        snapshot = self._load(window.snapshot_us).snapshot
-        if split not in self._batches:
-            terms = self.context.axis(window.snapshot_us).terms
-            self._batches[split] = batches(snapshot, terms, self.context.currencies, split=split)
-        return self._batches[split]
+    def _load(self, window: Window) -> Loaded:
+        """Portfolios at a window's snapshot; the next snapshot or bucket is read meanwhile."""
+        key = window.snapshot_us, self.bucket
+        later = (w.snapshot_us for w in self.plan.windows[window.number :])
+        following = next((t for t in later if t != window.snapshot_us), None)
+        if following is not None:
+            next_key = following, self.bucket
+        elif self.next_bucket is not None:
+            next_key = self.plan.windows[0].snapshot_us, self.next_bucket
+        else:
+            next_key = None
+        self._loaded = self.loader.get(key, next_key)
+        return self._loaded
 
     def _compute(self, s: int, window: Window, before: Cell | None) -> Cell:
         rules = self.context.rules[s]
-        portfolios = self._load(window.snapshot_us)
+        loaded = self._load(window)
+        portfolios = loaded.portfolios
         is_split = rules.is_split(int(self.plan.times_us[window.first]))
         ids = portfolios.snapshot.account_ids
         known = ids if before is None else np.union1d(before.accounts, ids)
@@ -287,7 +274,8 @@ class BucketReplay:
         segments[mine] = portfolios.segment
         time_ids = self.context.time_ids(window)
         real = time_ids >= 0
-        priced = self.context.priced(window)[s]
+        with self.stages("compute"):
+            priced = self.context.priced(window)[s]
         num_segments = len(self.plan.segments)
         num_columns = len(sum_columns(rules.model))
         sums = np.zeros((int(real.sum()), num_segments, num_columns), np.int64)
@@ -296,22 +284,24 @@ class BucketReplay:
         first_seen = np.isnan(extra["start_equity_usd"])
         ledger = self._ledger(window, before, known)
         hours = self.context.hours(window)
-        for batch in self._grouped(window, split=is_split):
+        for batch in self.loader.grouped(loaded, split=is_split):
             at = mine[batch.accounts]
             debts = None
             if ledger is not None:
                 debts = Debts(take(ledger, at), hours, self.config.replay.conversion)
             segment = portfolios.segment[batch.accounts]
-            result = self.context.engine.replay(
-                batch, take(state, at), priced, segment, time_ids, debts
-            )
-            result = _real_times(result, real)
-            self.context.check_once(s, window, batch, result, portfolios.snapshot)
+            with self.stages("compute"):
+                result = self.context.engine.replay(
+                    batch, take(state, at), priced, segment, time_ids, debts
+                )
+                result = _real_times(result, real)
+                self.context.check_once(s, window, batch, result, portfolios.snapshot)
             sums += result.sums
             settled += result.num_settled
             names = ids[batch.accounts]
-            events.append(event_table(self, s, batch, names, state, at, result, window, priced))
-            traces.append(trace_table(self, s, names, result, window))
+            with self.stages("write"):
+                events.append(event_table(self, s, batch, names, state, at, result, window, priced))
+                traces.append(trace_table(self, s, names, result, window))
             put(state, at, result.state)
             if ledger is not None and result.ledger is not None:
                 put(ledger, at, result.ledger)
@@ -319,7 +309,8 @@ class BucketReplay:
         extra["settled"] = np.asarray(settled)
         if ledger is not None:
             extra |= {f"ledger_{name}": getattr(ledger, name) for name in LEDGER_FIELDS}
-        return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
+        with self.stages("write"):
+            return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
 
     def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:
         """What debts have moved before the window, None where the run moves nothing."""
@@ -442,12 +433,12 @@ class BucketReplay:
 
     def segment_codes(self, accounts: np.ndarray) -> np.ndarray:
         """Segment codes of accounts by their position in the current snapshot."""
-        assert self._portfolios is not None
-        return self._portfolios[1].segment[accounts]
+        assert self._loaded is not None
+        return self._loaded.portfolios.segment[accounts]
 
     def _portfolios_snapshot(self) -> int:
-        assert self._portfolios is not None
-        return self._portfolios[0]
+        assert self._loaded is not None
+        return self._loaded.snapshot_us
 
     def _write_accounts(self, s: int, cell: Cell) -> None:
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}.parquet"

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import platform
-import resource
+import os
 import shutil
-import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +22,29 @@ from backtest import cluster
 from backtest.cells import CellStore, safe_name, write_table
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
+from backtest.durable import (
+    disk_of,
+    is_left_over,
+    only_user,
+    remove_left_overs,
+    write_bytes,
+)
 from backtest.engine import sum_columns, use_compilation_cache
 from backtest.ensure import ensure_dataset
 from backtest.errors import ConfigError
 from backtest.market_window import stamp
 from backtest.plan import Plan, make_plan
+from backtest.program import peak_memory_mb, source_hash, versions
 from backtest.result_rows import summary_table
 from backtest.schedule import BEGINNING, Schedule, load_rules
 from backtest.set_rules import SetRules
-from backtest.tables import write_json
+from backtest.stages import total
 from kernels.models import MODELS_BY_NAME
 
 
+MARKER = "run.json"
+"""File that says that a folder holds results, and of what run."""
 MAX_INDEX_ROWS = 200_000
-PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "pyarrow", "dask", "scipy", "equinox")
-"""Libraries whose versions a run records."""
 Progress = Callable[[str], None]
 
 
@@ -52,6 +58,7 @@ def run(
     say: Progress = lambda text: None,
     on_cell: Callable[[int, int], None] | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Replay and save; finished cells of an interrupted run of the same manifest are reused.
 
@@ -59,49 +66,59 @@ def run(
         config: what to run.
         out: results folder.
         workers: buckets at once; default from the configuration.
-        scheduler: address of an existing Dask scheduler, None = threads of this process.
+        scheduler: address of an existing Dask scheduler, None = workers of this machine.
         fresh: remove an existing results folder of whatever run first.
         say: receives a line at each stage.
         on_cell: receives cells done and account-times at each finished window.
         on_plan: receives the plan before the replay.
+        stop: ends the workers of a scheduler when it is set.
 
     Returns:
         The manifest, also saved as ``manifest.json``.
 
     Raises:
-        ConfigError: ``out`` holds another run. DataError: the data cannot be replayed.
-        RunError: some cells failed; the finished ones stay.
+        ConfigError: ``out`` holds another run, or another process writes there.
+        DataError: the data cannot be replayed.
+        RunError: some cells failed, or the disk is full; what is finished stays.
     """
     clock = _Clock()
     use_compilation_cache()
-    dataset = ensure_dataset(config, say)
+    with disk_of(config.dataset.path):
+        dataset = ensure_dataset(config, say)
     clock.lap("dataset")
     identity = _identity(config, dataset)
-    _claim(out, identity, fresh)
-    plan = make_plan(config, dataset)
-    clock.lap("plan")
-    if on_plan is not None:
-        on_plan(plan)
-    say(
-        f"replaying {plan.num_accounts:,} accounts x {len(plan.times_us):,} times x "
-        f"{len(config.parameter_sets)} parameter sets"
-    )
-    reports = cluster.replay_buckets(
-        config,
-        plan,
-        out,
-        workers=workers or config.engine.workers,
-        scheduler=scheduler,
-        on_cell=on_cell,
-    )
-    clock.lap("replay")
-    _write_summary(config, plan, out)
-    _write_index(dataset, plan, out)
-    _write_paths(config, plan, dataset, out)
-    clock.lap("summary")
-    manifest = _manifest(config, plan, dataset, identity, reports, clock)
-    write_json(out / "manifest.json", manifest)
+    with disk_of(out), only_user(out):
+        _claim(out, identity, fresh)
+        remove_left_overs(out)
+        plan = make_plan(config, dataset)
+        clock.lap("plan")
+        if on_plan is not None:
+            on_plan(plan)
+        say(
+            f"replaying {plan.num_accounts:,} accounts x {len(plan.times_us):,} times x "
+            f"{len(config.parameter_sets)} parameter sets"
+        )
+        reports = cluster.replay_buckets(
+            config,
+            plan,
+            out,
+            workers=workers or config.engine.workers,
+            scheduler=scheduler,
+            on_cell=on_cell,
+            stop=stop,
+        )
+        clock.lap("replay")
+        _write_summary(config, plan, out)
+        _write_index(dataset, plan, out)
+        _write_paths(config, plan, dataset, out)
+        clock.lap("summary")
+        manifest = _manifest(config, plan, dataset, identity, reports, clock)
+        _write_json(out / "manifest.json", manifest)
     return manifest
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_bytes(path, f"{json.dumps(content, indent=2, default=str)}\n".encode())
 
 
 class _Clock:
@@ -113,17 +130,6 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 3)
         self._last = now
-
-
-def source_hash() -> str:
-    """SHA-256 of the program text of both packages."""
-    digest = hashlib.sha256()
-    root = Path(backtest.__file__).parent
-    for package in (root, root.parent / "kernels"):
-        for path in sorted(package.rglob("*.py")):
-            digest.update(path.relative_to(root.parent).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -154,13 +160,15 @@ def _rule_file_hashes(schedule: Schedule) -> list[str]:
 
 def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
     """Make the results folder ours, or refuse the folder of another run."""
-    marker = out / "run.json"
-    if fresh and out.exists():
-        if any(out.iterdir()) and not marker.is_file():
+    marker = out / MARKER
+    content = [path for path in out.iterdir() if not is_left_over(path)]
+    if fresh and content:
+        if not marker.is_file():
             raise ConfigError(f"{out}: is no results folder, so --fresh does not remove it")
-        shutil.rmtree(out)
+        _empty(out)
+        content = []
     if marker.is_file():
-        found = json.loads(marker.read_text())
+        found = _identity_in(marker)
         if found["run_id"] != identity["run_id"]:
             changed = [k for k in identity if k != "run_id" and found.get(k) != identity[k]]
             raise ConfigError(
@@ -168,9 +176,27 @@ def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
                 "choose another --out or replace it with --fresh"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if content:
         raise ConfigError(f"{out}: is not empty and no results folder; choose another --out")
-    write_json(marker, identity)
+    _write_json(marker, identity)
+
+
+def _identity_in(marker: Path) -> dict[str, Any]:
+    try:
+        return {"run_id": None} | dict(json.loads(marker.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{marker}: is damaged ({error}); replace the run with --fresh"
+        ) from error
+
+
+def _empty(out: Path) -> None:
+    """Remove all that a results folder holds; last the file that says it is one."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == MARKER):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
@@ -188,6 +214,8 @@ def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:
                 quarantined[part] += cell.extra["quarantined_by_segment"][None, :]
         table = summary_table(chosen.name, plan, sums, quarantined, columns)
         write_table(out / "summary" / f"{safe_name(chosen.name)}.parquet", table)
+    for bucket in plan.buckets:
+        store.tidy(bucket)
 
 
 def _write_index(dataset: Dataset, plan: Plan, out: Path) -> None:
@@ -264,6 +292,29 @@ def _unpriced(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"instrument_id": name, "times": count} for name, count in sorted(total.items())]
 
 
+def _processes(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The processes that replayed, each at its largest."""
+    found = sorted((r["process"] for r in reports), key=lambda p: p["peak_memory_mb"])
+    return list({(p["host"], p["pid"]): p for p in found}.values())
+
+
+def _device(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What computed; graphics cards are counted over all processes."""
+    found = _processes(reports)
+    kinds = {p["platform"] for p in found}
+    counts = [p["devices"] for p in found]
+    return {
+        "platform": "+".join(sorted(kinds)),
+        "count": max(counts) if kinds == {"cpu"} else sum(counts),
+    }
+
+
+def _peak_memory(reports: list[dict[str, Any]]) -> int:
+    """Peaks of this process and of the others that replayed, added up, MiB."""
+    others = [p for p in _processes(reports) if p["pid"] != os.getpid()]
+    return peak_memory_mb() + sum(p["peak_memory_mb"] for p in others)
+
+
 def _manifest(
     config: RunConfig,
     plan: Plan,
@@ -273,7 +324,6 @@ def _manifest(
     clock: _Clock,
 ) -> dict[str, Any]:
     names = ("in", "scored", "unpriced", "quarantined")
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "name": config.name,
         "run_id": identity["run_id"],
@@ -289,11 +339,8 @@ def _manifest(
             "interval_seconds": dataset.meta.interval_seconds,
         },
         "code": {"version": backtest.__version__, "source_hash": identity["code"]},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
-        "device": {"platform": jax.default_backend(), "count": len(jax.local_devices())},
+        "versions": versions(),
+        "device": _device(reports),
         "seed": config.seed,
         "replay": {
             "mode": config.replay.mode,
@@ -313,7 +360,8 @@ def _manifest(
         "quarantined_counts": plan.quarantined_counts,
         "unpriced_instruments": _unpriced(reports),
         "timings_seconds": clock.laps,
-        "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)),
+        "stage_seconds": total(r.get("stages", {}) for r in reports),
+        "peak_memory_mb": _peak_memory(reports),
         "cells": {
             "computed": sum(r["computed"] for r in reports),
             "reused": sum(r["reused"] for r in reports),

@@ -1,5 +1,6 @@
 """Command ``pmstress run``: the main job."""
 
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from backtest.progress import RunProgress, duration, style_of
+
+
+LEAVING_S = 3.0
+"""How long an interrupted run may take to call back the workers of a scheduler."""
 
 
 def run(
@@ -25,7 +30,22 @@ def run(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option("--scheduler", metavar="ADDRESS", help="Existing Dask scheduler, tcp://..."),
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Existing Dask scheduler, tcp://... or tls://...; its workers see the folders.",
+        ),
+    ] = None,
+    tls_ca_file: Annotated[
+        Path | None,
+        typer.Option("--tls-ca-file", metavar="FILE", help="Who signed the scheduler's name."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Certificate shown to the scheduler."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")
     ] = None,
     memory_limit: Annotated[
         str | None,
@@ -57,7 +77,8 @@ def run(
     from backtest.run import run as replay
 
     limit = parse_size(memory_limit) if memory_limit else None
-    settings = load_config(config)
+    files = {"tls_ca_file": tls_ca_file, "tls_cert": tls_cert, "tls_key": tls_key}
+    settings = load_config(config).with_engine({k: f for k, f in files.items() if f is not None})
     folder = out or Path("build") / "runs" / safe_name(settings.name)
     with RunProgress(style_of(quiet)) as progress:
 
@@ -69,7 +90,7 @@ def run(
             progress.start(*_size(settings, plan))
 
         manifest = _in_thread(
-            lambda: replay(
+            lambda stop: replay(
                 settings,
                 folder,
                 workers=workers,
@@ -78,7 +99,9 @@ def run(
                 say=progress.say,
                 on_cell=lambda cells, _: progress.advance(cells),
                 on_plan=on_plan,
-            )
+                stop=stop,
+            ),
+            patience=LEAVING_S if scheduler else 0.0,
         )
     _print(manifest, folder)
     if not no_report:
@@ -92,21 +115,32 @@ def _size(settings: Any, plan: Any) -> tuple[int, int]:
     return cells, sets * plan.num_accounts * len(plan.times_us)
 
 
-def _in_thread(compute: Callable[[], Any]) -> Any:
-    """The result of a computation; an interrupt is heard even while a program compiles."""
+def _in_thread(compute: Callable[[threading.Event], Any], patience: float) -> Any:
+    """The result of a computation; an interrupt is heard even while a program compiles.
+
+    An interrupt asks the computation to call back its workers elsewhere, within ``patience``
+    seconds; those of this machine end with the program. Further ones change nothing.
+    """
     result: list[Any] = []
     failure: list[BaseException] = []
+    stop = threading.Event()
 
     def work() -> None:
         try:
-            result.append(compute())
+            result.append(compute(stop))
         except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=work, name="run", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop.set()
+        thread.join(patience)
+        raise
     if failure:
         raise failure[0]
     return result[0]

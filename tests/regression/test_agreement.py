@@ -1,8 +1,9 @@
 """Kernels against the float64 reference on a whole population of all archetypes.
 
 By default 6,000 accounts under today's rules, 2,000 under rules of split risk units and 1,000 under
-those of Bybit, each at one of the 48 times, every account at another. ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times
-(48 compares all), ``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
+those of Bybit, each at one of the 48 times, every account at another.
+``PMSTRESS_AGREEMENT_TIMES`` compares each at more times (48 compares all),
+``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
 ``PMSTRESS_AGREEMENT_PARAMETERS`` one parameter set of ``configs/params`` for all of them. 10,000
 accounts at 48 times take the reference about ten minutes on two cores.
 """

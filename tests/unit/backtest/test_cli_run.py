@@ -1,3 +1,6 @@
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,17 @@ import pytest
 
 import backtest.run
 from backtest import cli
+from backtest.cli import run as cli_run
 from backtest.config import load_config
 from backtest.errors import ConfigError
-from backtest.memory import BASE_BYTES, Footprint, check_memory, footprint, parse_size
+from backtest.memory import (
+    BASE_BYTES,
+    MAIN_BYTES,
+    Footprint,
+    check_memory,
+    footprint,
+    parse_size,
+)
 from backtest.paths import PROJECT_ROOT
 from backtest.plan import Plan, Window
 from backtest.progress import Pace, RunProgress, duration
@@ -49,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
 
     def fake(config: Any, out: Path, **keys: Any) -> dict[str, Any]:
-        seen.append({"name": config.name, "out": out, **keys})
+        seen.append({"name": config.name, "config": config, "out": out, **keys})
         keys["on_plan"](PLAN)
         keys["say"]("replaying [all]")
         for _ in range(6):
@@ -115,6 +126,42 @@ def test_a_bad_size_is_refused(size: str, capsys: pytest.CaptureFixture[str]):
     assert f"--memory-limit is '{size}'" in capsys.readouterr().err
 
 
+def test_files_of_the_connection_are_passed_on(calls: list[dict[str, Any]], tmp_path: Path):
+    words = ["run", CONFIG, "--out", str(tmp_path / "out"), "--quiet", "--no-report"]
+    files = [f"--tls-{name}={tmp_path / name}" for name in ("ca-file", "cert", "key")]
+    assert cli.call([*words, "--scheduler", "tls://host:1", *files]) == 0
+    (call,) = calls
+    assert call["scheduler"] == "tls://host:1"
+    engine = call["config"].engine
+    found = [engine.tls_ca_file, engine.tls_cert, engine.tls_key]
+    assert found == [tmp_path / name for name in ("ca-file", "cert", "key")]
+
+
+@pytest.mark.usefixtures("calls")
+def test_files_of_the_connection_are_needed_together(capsys: pytest.CaptureFixture[str]):
+    assert cli.call(["run", CONFIG, "--tls-key=k"]) == 2
+    assert "command line: key 'engine.tls_ca_file', 'tls_cert' and" in capsys.readouterr().err
+
+
+def test_an_interrupt_stops_and_later_ones_change_nothing():
+    """The main thread hears it while another one computes."""
+    heard = threading.Event()
+
+    def compute(stop: threading.Event) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert stop.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+        heard.set()
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli_run._in_thread(compute, patience=30.0)
+        assert heard.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_no_such_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.call(["run", str(tmp_path / "none.toml")]) == 2
     assert "none.toml: no such configuration file" in capsys.readouterr().err
@@ -143,14 +190,26 @@ def test_footprint_grows_with_what_is_in_memory():
     assert shape(traces=True).total > usual.total
     assert shape(buckets=1).accounts == 10_000 * 24 * 450
     assert shape(accounts=0, buckets=0).accounts == 0
+    assert shape(processes=2).base == 2 * BASE_BYTES + MAIN_BYTES
+    assert shape(processes=2).tables == 2 * usual.tables
+    assert shape(processes=2).accounts == usual.accounts
 
 
 def test_check_memory_accepts_what_fits():
-    config = load_config(CONFIG)
+    config = load_config(CONFIG).with_engine({"workers_kind": "threads"})
     needed = check_memory(config, PLAN, 2 * 10**9, 2)
     assert needed.total < 2 * 10**9
     with pytest.raises(ConfigError):
         check_memory(config, PLAN, needed.total - 1, 2)
+
+
+def test_processes_need_more_and_are_no_more_than_buckets():
+    config, limit = load_config(CONFIG), 10**10
+    assert len(PLAN.buckets) == 2
+    two = check_memory(config, PLAN, limit, 2)
+    assert two.base == 2 * BASE_BYTES + MAIN_BYTES
+    assert check_memory(config, PLAN, limit, 9) == two
+    assert check_memory(config, PLAN, limit, 1).base == BASE_BYTES
 
 
 def test_pace_is_that_of_the_last_minute():

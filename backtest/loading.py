@@ -1,0 +1,90 @@
+"""Portfolios of buckets, read and batched one ahead of what is computed."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backtest.batching import Batch, batches, equity_usd
+from backtest.portfolios import Portfolios, read_portfolios
+from backtest.prefetch import Prefetch
+from backtest.stages import Stages
+
+
+if TYPE_CHECKING:
+    from backtest.replay import ReplayContext
+
+
+Key = tuple[int, int]
+"""Time of a snapshot in microseconds, and a bucket."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Portfolios of a bucket at a snapshot; their batches by whether risk units are split."""
+
+    snapshot_us: int
+    portfolios: Portfolios
+    batches: dict[bool, list[Batch]] = field(default_factory=dict)
+
+
+class Loader:
+    """Loads what the buckets of one thread need, and counts the seconds of all their stages."""
+
+    def __init__(self, context: "ReplayContext") -> None:
+        self._context = context
+        self._ahead: Prefetch[Key, Loaded] = Prefetch(self._load)
+        self.stages = Stages()
+
+    def get(self, key: Key, next_key: Key | None) -> Loaded:
+        """Portfolios of a snapshot and bucket; those of the next ones are begun meanwhile."""
+        return self._ahead.get(key, next_key)
+
+    def grouped(self, loaded: Loaded, *, split: bool) -> list[Batch]:
+        """Batches of portfolios with merged or split risk units."""
+        if split not in loaded.batches:
+            context = self._context
+            terms = context.axis(loaded.snapshot_us).terms
+            with self.stages("batch"):
+                loaded.batches[split] = batches(
+                    loaded.portfolios.snapshot, terms, context.currencies, split=split
+                )
+        return loaded.batches[split]
+
+    def _load(self, key: Key) -> Loaded:
+        snapshot_us, bucket = key
+        context = self._context
+        axis = context.axis(snapshot_us)
+        with self.stages("read"):
+            portfolios = read_portfolios(
+                context.dataset,
+                context.plan,
+                snapshot_us,
+                bucket,
+                axis.instruments,
+                axis.terms,
+                context.currencies,
+                context.max_staleness_us,
+            )
+        loaded = Loaded(snapshot_us, self._eligible(portfolios, snapshot_us))
+        window = context.first_window(snapshot_us)
+        time_us = int(context.plan.times_us[window.first])
+        for split in {rules.is_split(time_us) for rules in context.rules}:
+            self.grouped(loaded, split=split)
+        return loaded
+
+    def _eligible(self, portfolios: Portfolios, snapshot_us: int) -> Portfolios:
+        """Without accounts below ``replay.min_equity_usd`` when their snapshot begins."""
+        context = self._context
+        least = context.config.replay.min_equity_usd
+        if least is None:
+            return portfolios
+        tables = context.priced(context.first_window(snapshot_us))[0].tables
+        equity = equity_usd(
+            portfolios.snapshot,
+            context.axis(snapshot_us).terms,
+            context.currencies,
+            np.asarray(tables.features[0]),
+            np.asarray(tables.currency_usd[0]),
+        )
+        return portfolios.only(~(equity < least))
