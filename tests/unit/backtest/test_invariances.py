@@ -142,6 +142,37 @@ def test_an_earlier_end_of_the_data_never_changes_earlier_results(
     same_bits(until(base, end), until(cut, end), ("traces", "events"))
 
 
+FOLLOWS = """
+extends = "{base}"
+name = "follows"
+description = "moves that follow the volatility of the last hours"
+
+[mr1.price_moves.G1]
+value = [0.0, 0.04, 0.08, 0.12]
+unit = "fraction"
+label = "A"
+source = "example"
+rule = {{ driver = "realised_volatility", currency = "BTC", lookback = "10h", reference = 0.3, \
+floor = 0.2, cap = 5.0 }}
+"""
+
+
+def test_parameters_that_follow_the_market_see_no_future(folder: Path, dataset: Path):
+    file = folder / "follows.toml"
+    file.write_text(FOLLOWS.replace("\\\n", "").format(base=tiny_world.PARAMS))
+    end, sets = START + pd.Timedelta(hours=17), {"follows": file}
+    whole = replayed(dataset, folder / "follows", sets=sets)
+    short = replayed(dataset, folder / "follows-short", sets=sets, end=end.isoformat())
+    same_bits(until(whole, end), until(short, end), ("traces", "events"))
+    paths = [
+        pd.read_parquet(folder / name / "report_data" / "parameter_paths.parquet")
+        for name in ("follows", "follows-short")
+    ]
+    now = paths[0]["time"] <= end
+    pd.testing.assert_frame_equal(paths[0][now].reset_index(drop=True), paths[1], check_exact=True)
+    assert paths[0]["value"].nunique() > 3
+
+
 def test_actual_is_frozen_until_the_next_snapshot(base: Results, folder: Path, dataset: Path):
     actual = replayed(dataset, folder / "out-actual", mode="actual")
     before = SECOND_SNAPSHOT - pd.Timedelta(hours=1)
