@@ -1,6 +1,6 @@
 """Kernels against the float64 reference on a whole population of all archetypes.
 
-By default 6,000 accounts under today's rules, 2,000 under rules of split risk units and 1,000 under
+By default 6,000 accounts under today's rules, 2,000 under rules of split risk units and 300 under
 those of Bybit, each at one of the 48 times, every account at another.
 ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times (48 compares all),
 ``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
@@ -43,7 +43,7 @@ PARAMETERS = os.environ.get("PMSTRESS_AGREEMENT_PARAMETERS")
 OF_SET = {
     "okx-merged-2025-01-21": ACCOUNTS,
     "okx-split-2024-06-05": min(ACCOUNTS, 2_000),
-    "bybit-2025-01-10": min(ACCOUNTS, 1_000),
+    "bybit-2025-01-10": min(ACCOUNTS, 300),
 }
 """Accounts compared under each set by default."""
 SETS = [PARAMETERS] if PARAMETERS else list(OF_SET)
