@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from backtest.durable import append_line, file_hash, write_bytes, write_table
+from backtest.durable import append_line, file_hash, write_bytes
 from backtest.errors import RunError
-
-
-__all__ = ["Cell", "CellStore", "safe_name", "write_table"]
 
 
 def safe_name(name: str) -> str:
@@ -71,15 +68,14 @@ class CellStore:
         """File that lists the cells of a bucket."""
         return self.root / f"b{bucket:05d}.jsonl"
 
-    def has(self, set_index: int, bucket: int, window: int) -> bool:
-        """Whether the cell and every result file of it are what the listing says they are."""
-        found = self._intact(set_index, bucket, window)
-        if found is None:
-            return False
-        listed, run = self._listed(set_index, bucket, window), self.root.parent
-        return listed is not None and all(
-            file_hash(run / name) == digest for name, digest in listed.files.items()
-        )
+    def find(self, set_index: int, bucket: int, window: int) -> Cell | None:
+        """A finished cell; None unless it and its result files are what the listing says."""
+        content, run = self._intact(set_index, bucket, window), self.root.parent
+        listed = self._listed(set_index, bucket, window)
+        if content is None or listed is None:
+            return None
+        is_whole = all(file_hash(run / name) == digest for name, digest in listed.files.items())
+        return _decode(content) if is_whole else None
 
     def read(self, set_index: int, bucket: int, window: int) -> Cell:
         """A finished cell.

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from backtest import tables
+from backtest.durable import write_bytes, write_table
 from backtest.errors import ConfigError, DataError
 from backtest.layout import (
     MARKER_FILE,
@@ -149,7 +150,7 @@ class DatasetWriter:
             **self._extra,
         )
         text = json.dumps(meta.model_dump(mode="json"), indent=2) + "\n"
-        tables.atomic_write_bytes(self.root / META_FILE, text.encode())
+        write_bytes(self.root / META_FILE, text.encode())
         (self.root / MARKER_FILE).unlink(missing_ok=True)
         return Dataset.open(self.root)
 
@@ -185,7 +186,7 @@ class DatasetWriter:
         marker = self.root / MARKER_FILE
         if not marker.exists():
             names = sorted(part.shown for part in all_parts(self.root))
-            tables.atomic_write_bytes(marker, json.dumps(names).encode())
+            write_bytes(marker, json.dumps(names).encode())
 
     def _add(self, name: str, frame: pd.DataFrame) -> None:
         table = TABLES[name]
@@ -246,14 +247,14 @@ class DatasetWriter:
                 old = tables.read_file(path, TABLES[name])
                 data = pa.concat_tables([old, data], promote_options="default")
                 data = data.unify_dictionaries().combine_chunks()
-            tables.atomic_write_table(path, data)
+            write_table(path, data)
             return
         place = self.root / name / folder
         key = f"{name}/{folder}"
         number = self._next_number.get(key, 0)
         while (place / f"part-{number:05d}.parquet").exists():
             number += 1
-        tables.atomic_write_table(place / f"part-{number:05d}.parquet", data)
+        write_table(place / f"part-{number:05d}.parquet", data)
         self._next_number[key] = number + 1
 
 

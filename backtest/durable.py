@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -129,6 +130,11 @@ def write_bytes(path: Path, content: bytes) -> str:
 def write_table(path: Path, table: pa.Table) -> str:
     """Write one Parquet file atomically (zstd); its SHA-256."""
     return write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> str:
+    """Write a JSON file atomically; what JSON does not know becomes text. Its SHA-256."""
+    return write_bytes(path, f"{json.dumps(content, indent=2, default=str)}\n".encode())
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
+from backtest.durable import write_json
 from backtest.errors import ConfigError, DataError
 from backtest.market.build import build_market
 from backtest.population.build import build_population
-from backtest.tables import write_json
 
 
 BUILT_FILE = "built_from.json"

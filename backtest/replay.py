@@ -21,9 +21,10 @@ from backtest.account_state import (
     take,
 )
 from backtest.batching import Batch, Snapshot, Terms
-from backtest.cells import Cell, CellStore, safe_name, write_table
+from backtest.cells import Cell, CellStore, safe_name
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
+from backtest.durable import write_table
 from backtest.engine import (
     STATUS_COUNTS,
     Debts,
@@ -212,8 +213,8 @@ class BucketReplay:
         left_out = settled = 0
         for window in self.plan.windows:
             for s in range(num_sets):
-                if self.cells.has(s, self.bucket, window.number):
-                    cell = self.cells.read(s, self.bucket, window.number)
+                cell = self.cells.find(s, self.bucket, window.number)
+                if cell is not None:
                     reused += 1
                 else:
                     cell = self._compute(s, window, last[s])

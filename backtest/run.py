@@ -19,7 +19,7 @@ import pyarrow as pa
 
 import backtest
 from backtest import cluster
-from backtest.cells import CellStore, safe_name, write_table
+from backtest.cells import CellStore, safe_name
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
 from backtest.durable import (
@@ -27,7 +27,8 @@ from backtest.durable import (
     is_left_over,
     only_user,
     remove_left_overs,
-    write_bytes,
+    write_json,
+    write_table,
 )
 from backtest.engine import sum_columns, use_compilation_cache
 from backtest.ensure import ensure_dataset
@@ -113,12 +114,8 @@ def run(
         _write_paths(config, plan, dataset, out)
         clock.lap("summary")
         manifest = _manifest(config, plan, dataset, identity, reports, clock)
-        _write_json(out / "manifest.json", manifest)
+        write_json(out / "manifest.json", manifest)
     return manifest
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_bytes(path, f"{json.dumps(content, indent=2, default=str)}\n".encode())
 
 
 class _Clock:
@@ -178,7 +175,7 @@ def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
         return
     if content:
         raise ConfigError(f"{out}: is not empty and no results folder; choose another --out")
-    _write_json(marker, identity)
+    write_json(marker, identity)
 
 
 def _identity_in(marker: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A replay needs few of them on the host: those of the accounts that something hap
 are traced. Fetching all of them would take an accelerator longer than computing them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from backtest.settle import with_accounts
 from kernels.records import AccountMargin
 
 
@@ -92,31 +94,21 @@ class Scores:
 
     def field(self, name: str) -> np.ndarray:
         """One number of every account and time, [time, account]."""
-        parts = [np.asarray(getattr(tile, name)) for tile in self.tiles]
-        values = np.concatenate(parts, axis=1)[:, : self.num_accounts]
-        if self.settled is not None:
-            values = values.copy()
-            values[:, self.settled.who] = self.settled.scores.field(name)
-        return values
+        return self._whole(lambda tile: getattr(tile, name))
 
     @cached_property
     def all(self) -> AccountMargin:
         """Every number, host arrays [time, account]."""
+        return self._whole(lambda tile: tile)
 
+    def _whole(self, chosen: Callable[[AccountMargin], Any]) -> Any:
         def joined(*tiles: Any) -> np.ndarray:
             return np.concatenate([np.asarray(x) for x in tiles], axis=1)[:, : self.num_accounts]
 
-        values = jax.tree.map(joined, *self.tiles)
+        values = jax.tree.map(joined, *map(chosen, self.tiles))
         if self.settled is None:
             return values
-        who, others = self.settled.who, self.settled.scores.all
-
-        def with_others(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-            out = old.copy()
-            out[:, who] = new
-            return out
-
-        return jax.tree.map(with_others, values, others)
+        return with_accounts(values, self.settled.who, self.settled.scores._whole(chosen))
 
 
 @jax.jit

@@ -50,14 +50,14 @@ def check_accounts(
     """
     count = 0
     chosen = np.unique(np.linspace(0, len(batch.accounts) - 1, PICKS).astype(int))
-    for k in chosen.tolist():
+    found = result.scores.at(np.zeros(len(chosen), int), chosen)
+    for n, k in enumerate(chosen.tolist()):
         account = int(batch.accounts[k])
         holdings = holdings_of(snapshot, account, view.currency_names)
         if result.changes is not None:
             _add_changes(holdings.cash, batch, result.changes[0][:, k], k, view.currency_names)
         answer = reference.margin(portfolio_at(holdings, view, 0), numbers)
-        found = result.scores.at(np.zeros(1, int), np.asarray([k]))
-        kernel = {name: float(getattr(found, name)[0]) for name in (*_NUMBERS, "margin_level")}
+        kernel = {name: float(getattr(found, name)[n]) for name in (*_NUMBERS, "margin_level")}
         if np.isnan(kernel["margin_level"]) or answer["account"]["status"] == "unpriced":
             continue
         level = answer["account"]["margin_level"]

@@ -1,11 +1,8 @@
 """One Parquet file in or out, checked against the schema; no knowledge of folders or partitions."""
 
-import json
-import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,28 +16,6 @@ from backtest.schema import NAME, NUMBER, TIME, Column, Table
 SOURCE_FILE = "_file"
 SOURCE_ROW = "_row"
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "GMT", "+00:00", "Zulu"})
-
-
-def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name, flush it to the disk and rename it to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-
-
-def atomic_write_table(path: Path, data: pa.Table) -> None:
-    """Write a zstd Parquet file under a temporary name, flush it and rename it to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        pq.write_table(data, handle, compression="zstd")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def from_frame(frame: pd.DataFrame, table: Table) -> pa.Table:
@@ -230,9 +205,3 @@ def to_frame(data: pa.Table, plain_names: bool) -> pd.DataFrame:
     else:
         data = data.unify_dictionaries()
     return data.to_pandas(ignore_metadata=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically; what JSON does not know becomes text."""
-    text = json.dumps(content, indent=2, default=str)
-    atomic_write_bytes(path, f"{text}\n".encode())

@@ -63,7 +63,7 @@ def bench(
     from backtest.bench.bench import Settings
     from backtest.bench.figure import save_figure
     from backtest.bench.run import run_bench
-    from backtest.tables import atomic_write_bytes
+    from backtest.durable import write_bytes
 
     settings = Settings(
         accounts=accounts or ACCOUNTS[size],
@@ -75,8 +75,8 @@ def bench(
     found = run_bench(settings, out, (lambda text: None) if quiet else _say)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.record(), indent=2, allow_nan=False)
-    atomic_write_bytes(out / "bench.json", text.encode())
-    atomic_write_bytes(out / "bench.png", save_figure(found))
+    write_bytes(out / "bench.json", text.encode())
+    write_bytes(out / "bench.png", save_figure(found))
     _print(found)
     typer.echo(f"results: {out / 'bench.json'}, {out / 'bench.png'}")
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from backtest.durable import write_bytes
 from backtest.population import PopulationReport, build_population
 from backtest.population.config_file import load_population_config
 from backtest.population.figure import near_liquidation, save_figure
-from backtest.tables import atomic_write_bytes
 
 
 def population(
@@ -42,7 +42,7 @@ def population(
     settings = load_population_config(config)
     report = build_population(out, settings, None if quiet else _Progress())
     picture = figure or out / "population.png"
-    atomic_write_bytes(picture, save_figure(report))
+    write_bytes(picture, save_figure(report))
     for line in _lines(report):
         typer.echo(line)
     typer.echo(f"picture: {picture}")

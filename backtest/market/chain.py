@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtest import tables
 from backtest.dataset import Dataset
+from backtest.durable import write_table
 from backtest.errors import ConfigError
 from backtest.market.bars import data_root
 from backtest.market.black import YEAR_US, FloatArray, IntArray, option_coin_price
@@ -54,7 +54,7 @@ def build_chain(config: ChainConfig, out: Path) -> Dataset:
     drift = pd.concat([drift_table(s) for s in snapshots.values()], ignore_index=True)
     provenance["options"] = _provenance(config, snapshots, drift)
     dataset = write_market(out, state, [*mark_sources(state, config), *options], provenance)
-    tables.atomic_write_table(out / DRIFT_FILE, pa.Table.from_pandas(drift, preserve_index=False))
+    write_table(out / DRIFT_FILE, pa.Table.from_pandas(drift, preserve_index=False))
     return dataset
 
 

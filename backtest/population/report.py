@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from backtest.durable import write_bytes
 from backtest.population.arrays import Floats, Ints, sum_by
 from backtest.population.books import Books
 from backtest.population.catalogue import OPTION
 from backtest.population.config import ARCHETYPES, Archetype, PopulationConfig
 from backtest.population.universe import Universe
-from backtest.tables import atomic_write_bytes
 
 
 EQUITY_EDGES_USD = np.logspace(3, 9, 61)
@@ -70,7 +70,7 @@ class PopulationReport(BaseModel):
     def save(self, folder: Path) -> Path:
         """Write ``population.json`` into ``folder``."""
         path = folder / REPORT_FILE
-        atomic_write_bytes(path, (self.model_dump_json(indent=1) + "\n").encode())
+        write_bytes(path, (self.model_dump_json(indent=1) + "\n").encode())
         return path
 
     @classmethod

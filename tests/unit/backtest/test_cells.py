@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def has(run: Path, window: int = 0) -> bool:
-    return CellStore(run).has(0, 3, window)
+    return CellStore(run).find(0, 3, window) is not None
 
 
 def cell_file(run: Path) -> Path:
@@ -50,8 +50,8 @@ def test_what_is_written_is_read(run: Path):
     assert found.extra["segment"].tolist() == [0, 1]
     assert (found.counts, found.files) == ({"in": 4}, [EVENTS])
     assert has(run)
-    assert not CellStore(run).has(1, 3, 0)
-    assert not CellStore(run).has(0, 4, 0)
+    assert CellStore(run).find(1, 3, 0) is None
+    assert CellStore(run).find(0, 4, 0) is None
 
 
 def test_the_same_content_is_the_same_bytes(run: Path):

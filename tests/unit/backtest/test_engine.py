@@ -1,5 +1,7 @@
 """The engine on random accounts: padded times, precision, sums, window after window."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -169,3 +171,20 @@ def test_tables_of_a_precision(batch: Batch):
     assert tables(engine()).tables.scenarios.dtype == np.float64
     assert tables(engine("float32")).tables.features.dtype == np.float64
     assert len(batch.accounts) > 50
+
+
+@pytest.mark.parametrize(
+    ("accounts", "times", "tile"),
+    [
+        (10, 24, 8_192),
+        (8_193, 24, 16_384),
+        (50_000, 24, 65_536),
+        (10**6, 24, 131_072),
+        (10**6, 168, 16_384),
+        (10**6, 10**6, 8_192),
+    ],
+)
+def test_accelerators_take_large_tiles(batch: Batch, accounts: int, times: int, tile: int):
+    card: Any = SimpleNamespace(platform="gpu")
+    large = replace(batch, accounts=np.arange(accounts))
+    assert Engine(devices=[card]).tile_size(large, times) == tile
