@@ -27,11 +27,12 @@ from backtest.settle import near_a_threshold, some_of, with_accounts
 from backtest.window_records import Debts, TileResult, WindowTables, by_account
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
+from kernels.breakeven import Multipliers
 from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
 from kernels.models import model_of
-from kernels.records import AccountMargin, Book, Charges, Contract, Quote, Table, UnitMargin
+from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin
 from kernels.table import model_columns, shared_features
 from kernels.tiers import of_coin
 
@@ -283,8 +284,11 @@ class Engine:
             before = jax.tree.map(cut, moving.ledger)
             clock = moving.hours, time_ids >= 0, np.asarray(moving.converts)
             ledger, changes, moved = _debts(exposures, book, *window, before, *clock)
-        _, margin = _margins(exposures, book, *window, changes)
-        new_state, codes = _advance(mine, margin, time_ids.astype(np.int32), priced.params)
+        units, margin = _margins(exposures, book, *window, changes)
+        ids = time_ids.astype(np.int32)
+        lowest = _theta(units, margin, priced.params, mine.theta, ids)
+        mine = eqx.tree_at(lambda state: state.theta, mine, lowest)
+        new_state, codes = _advance(mine, margin, ids, priced.params)
         if moved is not None:
             codes = codes | moved
         names = tuple(priced.model.charges)
@@ -441,8 +445,21 @@ def _changed(book: Book, change: Array | None) -> Book:
 
 
 @jax.jit
-def _theta(units: UnitMargin, margin: AccountMargin, params: Any) -> Charges:
-    return jax.lax.map(lambda x: account.batch_theta(*x), (units, margin, params))
+def _theta(
+    units: UnitMargin,
+    margin: AccountMargin,
+    params: Any,
+    lowest: Multipliers,
+    time_ids: Int[Array, " time"],
+) -> Multipliers:
+    """Lowest break-even multipliers after the window."""
+
+    def through_time(lowest: Multipliers, now: Any) -> tuple[Multipliers, None]:
+        units, margin, rules, time_id = now
+        lower = account.batch_theta(units, margin, rules, lowest)
+        return jax.tree.map(lambda x, old: jnp.where(time_id >= 0, x, old), lower, lowest), None
+
+    return jax.lax.scan(through_time, lowest, (units, margin, params, time_ids))[0]
 
 
 @jax.jit
@@ -465,23 +482,26 @@ def _advance(
 
 def stages_over_times(
     book: Book, tables: Table, params: Any
-) -> tuple[Exposures, UnitMargin, AccountMargin]:
-    """Exposures, units and accounts of a tile at every time of a window; times first.
+) -> tuple[Exposures, UnitMargin, AccountMargin, Multipliers]:
+    """Exposures, units and accounts of a tile at every time of a window, times first.
 
-    Each stage is a program of its own over all times: it stores its output once, so that no later
-    stage computes it again (one fused program recomputes, and takes longer to compile and to run).
+    Last its lowest break-even multipliers. Each stage is a program of its own over all times: it
+    stores its output once, so that no later stage computes it again (one fused program recomputes,
+    and takes longer to compile and to run).
     """
     exposures = _exposures(book, tables, params)
-    return exposures, *_margins(exposures, book, tables, params)
+    units, margin = _margins(exposures, book, tables, params)
+    free = jnp.full(margin.status.shape[1], jnp.inf)
+    times = np.arange(len(margin.status), dtype=np.int32)
+    lowest = _theta(units, margin, params, dict.fromkeys(margin.charges, free), times)
+    return exposures, units, margin, lowest
 
 
 def _margins(
     exposures: Exposures, book: Book, tables: Table, params: Any, changes: Changes = None
 ) -> tuple[UnitMargin, AccountMargin]:
     units = _units(exposures, book, tables, params, changes)
-    margin = _totals(units, book, tables, params, changes)
-    theta = _theta(units, margin, params)
-    return units, eqx.tree_at(lambda m: m.theta, margin, theta, is_leaf=lambda x: x is None)
+    return units, _totals(units, book, tables, params, changes)
 
 
 @partial(jax.jit, static_argnames=("num_segments", "names"))

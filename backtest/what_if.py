@@ -63,13 +63,12 @@ def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]
     (batch,) = batches(snapshot, terms_of(contracts), currencies, split=is_split)
     params = over_times(parameter_record(numbers, currencies), 1)
     (priced,) = Engine().price(window, contracts, [params])
-    stages = stages_over_times(batch.book, priced.tables, params)
+    *stages, theta = stages_over_times(batch.book, priced.tables, params)
     exposures, units, account, table, now = jax.tree.map(
         lambda x: x[0], (*stages, priced.tables, params)
     )
-    found = _Found(
-        exposures, units, account, table, now, batch.book, snapshot, terms_of(contracts), window
-    )
+    of_once = exposures, units, account, table, now, theta
+    found = _Found(*of_once, batch.book, snapshot, terms_of(contracts), window)
     names = [
         (u, _unit_name(currencies, batch.book, u, is_split))
         for u in range(batch.shape.units)
@@ -88,6 +87,7 @@ class _Found:
     account: Any
     table: Any
     params: Any
+    theta: dict[str, Any]
     book: Book
     snapshot: Snapshot
     terms: Terms
@@ -362,5 +362,5 @@ def _account_answer(found: _Found) -> dict[str, Any]:
         "total_imr": number(result.total_imr),
         "margin_level": level if math.isfinite(level) else None,
         "status": STATUS_NAMES[int(result.status[0])],
-        "theta": {name: number(result.theta[name]) for name in model.charges},
+        "theta": {name: number(found.theta[name]) for name in model.charges},
     }

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels import status
+from kernels.breakeven import Multipliers, last_roots
 from kernels.exposure import unit_exposure
 from kernels.model import AccountRules
 from kernels.models import model_of
@@ -280,7 +281,6 @@ def account_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> 
         adjusted_equity=adjusted,
         margin_level=level,
         gross_notional_usd=total.gross_usd,
-        theta=None,
         status=account_status(level, equity_usd, requirement, rules),
     )
 
@@ -294,9 +294,21 @@ def batch_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> Ac
     return jax.vmap(one, in_axes=-1)(units, book)
 
 
-def batch_theta(units: UnitMargin, margin: AccountMargin, params: Any) -> dict[str, Array]:
-    """Break-even multipliers of accounts from their units (axes ``unit account``)."""
+def batch_theta(
+    units: UnitMargin, margin: AccountMargin, params: Any, highest: Multipliers
+) -> Multipliers:
+    """Break-even multipliers of accounts from their units (axes ``unit account``).
+
+    Args:
+        units: margin of the units.
+        margin: of the accounts.
+        params: the parameter set.
+        highest: no result is above: inf, or the lowest multipliers of earlier times.
+    """
     model = model_of(params)
-    available_usd = margin.adjusted_equity - margin.borrow_fee
+    # What is unpriced lowers no multiplier.
+    available_usd = jnp.where(
+        jnp.isnan(margin.margin_level), jnp.nan, margin.adjusted_equity - margin.borrow_fee
+    )
     debt = margin.charges[model.borrow_charge]
-    return model.multipliers(units.charges, debt, available_usd, params)
+    return last_roots(model.pieces(units.charges, debt, available_usd, params), highest)

@@ -3,56 +3,68 @@
 Scaling charge ``k`` by ``theta`` in every unit turns the requirement into a sum of convex pieces
 ``max(intercept + slope * theta, floor)``, one a unit. Its last root is found by Newton's method
 from the right, which on a convex piecewise-linear function ends exactly after at most one step
-per unit. All charges of all accounts are solved at once: axes ``unit charge account``, units
-added one by one so that every step runs over whole vectors of accounts.
+per unit. Through time only the lowest multiplier counts: the search begins at the lowest so far,
+and a time that does not lower it costs one evaluation.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-Steps = tuple[Array | int, Array, Array]
-"""Newton steps done, multipliers, whether the last step moved any."""
+class Pieces(NamedTuple):
+    """The requirement as a function of the multiplier of one charge, and what there is for it.
 
-
-def last_root(
-    slope: Float[Array, " unit *axes"],
-    intercept: Float[Array, " unit *axes"],
-    floor: Float[Array, " unit *axes"],
-    budget: Float[Array, " *#axes"],
-) -> Float[Array, " *axes"]:
-    """Largest ``theta >= 0`` with ``sum max(intercept + slope * theta, floor) <= budget``.
-
-    0 if there is none, inf if there is no largest; slopes are >= 0.
+    Fields:
+        slope, intercept, floor: of each unit's piece, USD; slopes are >= 0.
+        budget: what the pieces may add up to, USD.
     """
-    # A piece without slope is a constant.
-    floor = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
-    num_units = slope.shape[0]
 
-    def total(values: Array) -> Array:
-        return sum((values[u] for u in range(1, num_units)), start=values[0])
+    slope: Float[Array, " unit *axes"]
+    intercept: Float[Array, " unit *axes"]
+    floor: Float[Array, " unit *axes"]
+    budget: Float[Array, " *axes"]
 
-    def solve(is_active: Array, otherwise: Array | float) -> Array:
-        slopes = total(jnp.where(is_active, slope, 0.0))
-        fixed = total(jnp.where(is_active, intercept, floor))
-        return jnp.where(slopes > 0, (budget - fixed) / slopes, otherwise)
 
-    def newton(state: Steps) -> Steps:
-        steps, theta, _ = state
-        # No active piece: the requirement is flat at this theta, which is the root or beyond it.
-        reached = intercept + slope * theta[None] > floor
-        better = solve((slope > 0) & reached, theta)
-        # Only ever to the left, so that a root does not depend on how long others take.
-        better = jnp.where(better < theta, better, theta)
-        return steps + 1, better, jnp.any(better < theta)
+Multipliers = dict[str, Float[Array, " *axes"]]
+"""By charge."""
+Search = tuple[Multipliers, Array]
+"""Multipliers, and whether the last step moved any."""
 
-    def unfinished(state: Steps) -> Array:
-        steps, _, moved = state
-        return moved & (steps < num_units)
 
-    at_zero = total(jnp.maximum(intercept, floor))
-    theta = solve(slope > 0, jnp.inf)
-    if num_units > 1:
-        _, theta, _ = jax.lax.while_loop(unfinished, newton, (0, theta, jnp.asarray(True)))
-    return jnp.where(at_zero > budget, 0.0, jnp.maximum(theta, 0.0))
+def last_roots(pieces: dict[str, Pieces], highest: Multipliers) -> Multipliers:
+    """Largest ``theta >= 0`` of each charge that the budget allows, none above ``highest``.
+
+    0 if there is none, inf if there is no largest. A budget that is unknown (NaN) moves nothing.
+
+    Args:
+        pieces: of every charge.
+        highest: where the search begins: inf, or the lowest multipliers of earlier times.
+    """
+
+    def newton(state: Search) -> Search:
+        theta, _ = state
+        better = {name: _step(of_charge, theta[name]) for name, of_charge in pieces.items()}
+        moved = [jnp.any(better[name] < theta[name]) for name in pieces]
+        return better, jnp.any(jnp.stack(moved))
+
+    return jax.lax.while_loop(lambda state: state[1], newton, (highest, jnp.asarray(True)))[0]
+
+
+def _step(pieces: Pieces, theta: Float[Array, " *axes"]) -> Float[Array, " *axes"]:
+    """One step, only ever to the left: a root does not depend on how long others take."""
+    slopes = fixed = jnp.zeros_like(pieces.budget)
+    # Unit by unit, so that every step runs over whole vectors of accounts.
+    for slope, intercept, floor in zip(*pieces[:3], strict=True):
+        is_active = (slope > 0) & (intercept + slope * theta > floor)
+        # A piece without slope is a constant.
+        constant = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
+        slopes = slopes + jnp.where(is_active, slope, 0.0)
+        fixed = fixed + jnp.where(is_active, intercept, constant)
+    # Where nothing grows, the requirement is too much for every multiplier or for none up to here.
+    flat = jnp.where(fixed > pieces.budget, 0.0, jnp.inf)
+    root = jnp.where(slopes > 0, (pieces.budget - fixed) / slopes, flat)
+    root = jnp.maximum(root, 0.0)
+    return jnp.where(root < theta, root, theta)

@@ -34,7 +34,8 @@ class AccountState(eqx.Module):
         episodes: episodes begun; first_time: index of the grid time of the first, -1 = none.
         scored, unpriced, liquidation_times: grid times counted.
         worst: lowest margin level with its time, equity, requirement and charges.
-        lowest_equity_usd: lowest equity; theta: lowest break-even multipliers.
+        lowest_equity_usd: lowest equity.
+        theta: lowest break-even multipliers, which ``account.batch_theta`` keeps.
     """
 
     is_warned: Bool[Values, " *account"]
@@ -96,8 +97,6 @@ def advance(
         return jnp.where(priced, new, old)
 
     lower = jnp.minimum(state.lowest_equity_usd, margin.equity_usd)
-    assert margin.theta is not None
-    lower_theta = jax.tree.map(jnp.minimum, state.theta, margin.theta)
     return AccountState(
         is_warned=is_warned,
         in_episode=in_episode,
@@ -114,5 +113,5 @@ def advance(
         worst_total_mmr=keep_worst(margin.total_mmr, state.worst_total_mmr),
         worst_charges=jax.tree.map(keep_worst, margin.charges, state.worst_charges),
         lowest_equity_usd=keep_priced(lower, state.lowest_equity_usd),
-        theta=jax.tree.map(keep_priced, lower_theta, state.theta),
+        theta=state.theta,
     ), code

@@ -70,7 +70,7 @@ class AccountRules(eqx.Module):
 class MarginModel(NamedTuple):
     """One margin model: what its columns are, how they add up, what a unit is charged.
 
-    Every function but ``multipliers`` takes one element (a contract, a unit) at one time.
+    Every function but ``pieces`` takes one element (a contract, a unit) at one time.
 
     Fields:
         name: as in the ``model`` key of parameter files.
@@ -89,8 +89,9 @@ class MarginModel(NamedTuple):
         spot: ``(equity_coin, exposure, limit_coin, coin, params)`` -> signed spot in the unit.
         unit_charges: ``(exposure, coin, coin_usd, spot_coin, rates, params)`` -> charges, USD.
         aggregate: ``(charges, params)`` -> requirement of a unit, USD.
-        multipliers: ``(charges by unit, borrow margin, available USD, params)`` -> break-even
-            multiplier of each charge; of many accounts at once, accounts last.
+        pieces: ``(charges by unit, borrow margin, available USD, params)`` -> the requirement as
+            a function of the multiplier of each charge (``breakeven.Pieces``); of many accounts
+            at once, accounts last.
         grid: ``(exposure, coin, coin_usd, spot_coin, params)`` -> USD profit of a unit in each
             cell, price moves outside, volatility down, same, up inside.
         grid_moves: ``params`` -> price moves of the grid by currency.
@@ -113,6 +114,6 @@ class MarginModel(NamedTuple):
     spot: Callable[..., Any]
     unit_charges: Callable[..., Any]
     aggregate: Callable[..., Any]
-    multipliers: Callable[..., Any]
+    pieces: Callable[..., Any]
     grid: Callable[..., Any]
     grid_moves: Callable[..., Any]

@@ -221,7 +221,6 @@ class AccountMargin(eqx.Module):
         charges: every charge summed over units, that of the debts once.
         order_cost: loss and premium of open orders, which leave the adjusted equity.
         margin_level: adjusted equity over requirement, inf = nothing required.
-        theta: break-even multiplier of each charge.
         status: see ``status.py``.
     """
 
@@ -236,5 +235,4 @@ class AccountMargin(eqx.Module):
     adjusted_equity: Float[Values, " *axes"]
     margin_level: Float[Values, " *axes"]
     gross_notional_usd: Float[Values, " *axes"]
-    theta: dict[str, Float[Values, " *axes"]] | None
     status: Int[Values, " *axes"]

@@ -5,6 +5,7 @@ two, so that a lookup is a short binary search with in-bounds gathers for any nu
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -59,12 +60,13 @@ def tier_cell(
 ) -> Int[Array, ""]:
     """Flat cell of the last tier of ``row`` whose floor lies strictly below ``amount``."""
     num_tiers = floor.shape[1]
-    cell = row * num_tiers
-    step = num_tiers // 2
-    while step:
-        cell = cell + jnp.where(_at(floor, cell + step) < amount, step, 0)
-        step //= 2
-    return cell
+
+    def halve(k: Int[Array, ""], cell: Int[Array, ""]) -> Int[Array, ""]:
+        step = num_tiers >> (k + 1)
+        return cell + jnp.where(_at(floor, cell + step) < amount, step, 0)
+
+    # A loop, because an unrolled search is fused into its consumers and done over and over.
+    return jax.lax.fori_loop(0, num_tiers.bit_length() - 1, halve, row * num_tiers)
 
 
 def marginal_charge(

@@ -8,6 +8,7 @@ come from its even part ``sum |n| |x|`` and its odd part ``sum n x``: ``(even +-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.breakeven import Pieces
 from kernels.model import MarginModel
 from kernels.models.bybit_contracts import (
     ABS_BASIS,
@@ -227,16 +228,15 @@ def aggregate(charges: Charges, params: BybitParameters) -> Float[Array, ""]:
     return sum(charges.values(), jnp.zeros_like(charges["max_loss"]))
 
 
-def multipliers(
+def pieces(
     units: Charges,
     borrow_mmr: Float[Array, " *account"],
     available_usd: Float[Array, " *account"],
     params: BybitParameters,
-) -> Charges:
-    """Break-even multiplier of every charge for many accounts.
+) -> dict[str, Pieces]:
+    """The requirement of many accounts as a function of the multiplier of every charge.
 
-    ``(available - all other charges) / charge``, since charges add up: 0 where the others alone
-    are too much, infinite where there is no such charge.
+    Charges add up, so that each has one piece: ``all other charges + theta * charge``.
 
     Args:
         units: charges of each unit (axes ``unit account``), USD.
@@ -245,12 +245,12 @@ def multipliers(
         params: the parameter set.
     """
     totals = {name: jnp.sum(units[name], axis=0) for name in CHARGES} | {BORROW: borrow_mmr}
+    no_floor = jnp.full_like(borrow_mmr, -jnp.inf)[None]
     found = {}
     for name, value in totals.items():
-        rest = sum(other for key, other in totals.items() if key != name)
-        free = jnp.maximum(available_usd - rest, 0.0)
-        within = jnp.where(value == 0, jnp.inf, free / jnp.where(value == 0, 1.0, value))
-        found[name] = jnp.where(rest > available_usd, 0.0, within)
+        others = [other for key, other in totals.items() if key != name]
+        rest = sum(others, jnp.zeros_like(value))
+        found[name] = Pieces(value[None], rest[None], no_floor, available_usd)
     return found
 
 
@@ -288,7 +288,7 @@ MODEL = MarginModel(
     spot=unit_spot,
     unit_charges=unit_charges,
     aggregate=aggregate,
-    multipliers=multipliers,
+    pieces=pieces,
     grid=grid,
     grid_moves=lambda params: params.price_moves,
 )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import black76
-from kernels.breakeven import last_root
+from kernels.breakeven import Pieces
 from kernels.features import (
     CASH,
     DELTA,
@@ -449,13 +449,13 @@ def fold_bucket(
     return basis + jnp.abs(delta) * columns[MOVE], vega_gross + jnp.abs(vega)
 
 
-def multipliers(
+def pieces(
     units: Charges,
     borrow_mmr: Float[Array, " *account"],
     available_usd: Float[Array, " *account"],
     params: OkxParameters,
-) -> Charges:
-    """Break-even multiplier of MR1 ... MR9 for many accounts.
+) -> dict[str, Pieces]:
+    """The requirement of many accounts as a function of the multiplier of MR1 ... MR9.
 
     Args:
         units: MR1 ... MR9 of each unit (axes ``unit account``), USD.
@@ -468,29 +468,20 @@ def multipliers(
     """
     worst, added, fee = worst_charge(units, params), added_charges(units), units["mr7"]
     zero = jnp.zeros_like(worst)
-    pieces: dict[str, tuple[Array, Array, Array]] = {}
+    budget = available_usd - borrow_mmr
+    found = {}
     for name, charge in units.items():
         if name == "mr7":
-            pieces[name] = charge, zero, worst + added
+            found[name] = Pieces(charge, zero, worst + added, budget)
         elif name in ADDED:
-            pieces[name] = charge, worst + added - charge, fee
+            found[name] = Pieces(charge, worst + added - charge, fee, budget)
         elif name in COMPETING:
             others = worst_charge(units, params, without=name)
             slope = jnp.where(params.worst_of[name], charge, 0.0)
-            pieces[name] = slope, added, jnp.maximum(others + added, fee)
-    slope, intercept, floor = (
-        jnp.stack(column, axis=1) for column in zip(*pieces.values(), strict=True)
-    )
-    budget = available_usd - borrow_mmr
-    theta = last_root(slope, intercept, floor, jnp.broadcast_to(budget, slope.shape[1:]))
+            found[name] = Pieces(slope, added, jnp.maximum(others + added, fee), budget)
     derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee), axis=0)
-    of_debt = last_root(
-        borrow_mmr[None],
-        derivatives_mmr[None],
-        jnp.full_like(borrow_mmr, -jnp.inf)[None],
-        available_usd,
-    )
-    return {name: theta[k] for k, name in enumerate(pieces)} | {"mr8": of_debt}
+    of_debt = borrow_mmr[None], derivatives_mmr[None], jnp.full_like(borrow_mmr, -jnp.inf)[None]
+    return found | {"mr8": Pieces(*of_debt, available_usd)}
 
 
 def grid(
@@ -523,7 +514,7 @@ MODEL = MarginModel(
     spot=unit_spot,
     unit_charges=unit_charges,
     aggregate=aggregate,
-    multipliers=multipliers,
+    pieces=pieces,
     grid=grid,
     grid_moves=lambda params: params.price_moves,
 )

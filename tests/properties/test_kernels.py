@@ -25,7 +25,7 @@ marginal = jax.jit(marginal_charge)
 steps = jax.jit(step_rates)
 mr9 = jax.jit(okx.mr9)
 rates = jax.jit(okx.depeg_rates)
-root = jax.jit(breakeven.last_root)
+root = jax.jit(breakeven.last_roots)
 
 
 def number(value: float) -> jax.Array:
@@ -114,7 +114,9 @@ def test_the_break_even_multiplier_is_the_last_one_that_fits(
     units: list[tuple[float, float, float]], budget: float
 ):
     slope, intercept, floor = (np.asarray(x)[:, None] for x in zip(*units, strict=True))
-    theta = float(root(*(jnp.asarray(x) for x in (slope, intercept, floor)), number(budget))[0])
+    arrays = jnp.asarray(slope), jnp.asarray(intercept), jnp.asarray(floor)
+    charge = breakeven.Pieces(*arrays, jnp.full(1, budget))
+    theta = float(root({"mr1": charge}, {"mr1": jnp.full(1, jnp.inf)})["mr1"][0])
 
     def need(at: float) -> float:
         return float(np.maximum(intercept + slope * at, floor).sum())

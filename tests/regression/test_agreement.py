@@ -35,6 +35,7 @@ from kernels.model import MarginModel
 from kernels.models import MODELS_BY_NAME
 from kernels.records import QUOTES
 from kernels.status import STATUS_NAMES
+from tests.multipliers import multipliers_over_times
 
 
 ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "6000"))
@@ -194,19 +195,20 @@ def scored(world: World, s: int, snapshot: Snapshot) -> Work:
             size = len(batch.accounts)
             state, segment = initial_state(size, model), np.zeros(size, int)
             margin = engine.replay(batch, state, priced, segment, times).margin
+            theta = multipliers_over_times(engine, batch, priced)
             for a, account in enumerate(batch.accounts):
                 for t in range(len(times)):
                     if (account + window.first + t) % len(plan.times_us) < TIMES:
                         name = f"{snapshot.account_ids[account]} time {times[t]}"
                         portfolio = portfolio_at(held[account], view, t)
-                        work.append((name, portfolio, found_numbers(margin, model, t, a)))
+                        work.append((name, portfolio, found_numbers(margin, theta, model, t, a)))
     return work
 
 
-def found_numbers(margin: Any, model: MarginModel, t: int, a: int) -> dict[str, Any]:
+def found_numbers(margin: Any, theta: Any, model: MarginModel, t: int, a: int) -> dict[str, Any]:
     found = {c: float(margin.charges[c][t, a]) for c in model.charges}
     found |= {name: float(getattr(margin, name)[t, a]) for name in (*TOTALS, "margin_level")}
-    found |= {f"theta_{c}": float(margin.theta[c][t, a]) for c in model.charges}
+    found |= {f"theta_{c}": float(theta[c][t, a]) for c in model.charges}
     return found | {"status": STATUS_NAMES[int(margin.status[t, a])]}
 
 

@@ -20,8 +20,7 @@ def margins(accounts: int, offset: float = 0.0) -> AccountMargin:
     base = offset + 100.0 * np.arange(TIMES)[:, None] + np.arange(accounts)
     fields: dict[str, Any] = {name: 10_000.0 * k + base for k, name in enumerate(NAMES)}
     charges = {"mr1": base + 0.25, "mr2": base + 0.5}
-    theta = {name: -x for name, x in charges.items()}
-    return AccountMargin(charges=charges, theta=theta, status=base.astype(np.int32) % 7, **fields)
+    return AccountMargin(charges=charges, status=base.astype(np.int32) % 7, **fields)
 
 
 def cut(values: AccountMargin, part: slice) -> AccountMargin:

@@ -237,6 +237,16 @@ def root_inputs(rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
     return slope, intercept, floor, rng.uniform(0.0, 3e4, size)
 
 
+def run_roots(slope: Any, intercept: Any, floor: Any, budget: Any) -> jax.Array:
+    """Roots of the three charges, which have one budget."""
+    pieces = {
+        str(k): breakeven.Pieces(slope[:, k], intercept[:, k], floor[:, k], budget)
+        for k in range(slope.shape[1])
+    }
+    found = breakeven.last_roots(pieces, dict.fromkeys(pieces, jnp.full_like(budget, jnp.inf)))
+    return jnp.stack([found[name] for name in pieces])
+
+
 def numpy_root(slope: Any, intercept: Any, floor: Any, budget: Any) -> np.ndarray:
     """Bisection on the increasing requirement, 0 and inf at the ends."""
 
@@ -298,8 +308,6 @@ CASES = {
         run_exposure, (False, True, True), exposure_inputs, numpy_exposure, _exposure_scale
     ),
     "okx.mr9": Case(run_mr9, (True, True, True, False, False), depeg_inputs, numpy_mr9),
-    "breakeven.last_root": Case(
-        breakeven.last_root, (True,) * 4, root_inputs, numpy_root, root_scale
-    ),
+    "breakeven.last_roots": Case(run_roots, (True,) * 4, root_inputs, numpy_root, root_scale),
     "okx.spot_in_use": Case(okx.spot_in_use, (True,) * 3, spot_inputs, numpy_spot),
 }

@@ -18,7 +18,7 @@ from backtest.okx_records import okx_parameters
 from backtest.reference.okx_fees import discounted as reference_discounted, mr8 as reference_mr8
 from backtest.what_if import terms_of
 from kernels import account
-from kernels.models.okx import OkxParameters, spot_in_use
+from kernels.models.okx import CHARGES, OkxParameters, spot_in_use
 from kernels.records import Book, Table
 from tests.okx_books import merged_numbers
 from tests.unit.kernels import random_books
@@ -81,7 +81,8 @@ def batch_margin(book: Book, table: Table, params: OkxParameters) -> Any:
     exposures = account.batch_exposures(book, table, params)
     units = account.batch_units(exposures, book, table, params)
     margin = account.batch_totals(units, book, table, params)
-    return margin, account.batch_theta(units, margin, params)
+    free = jnp.full_like(margin.margin_level, jnp.inf)
+    return margin, account.batch_theta(units, margin, params, dict.fromkeys(CHARGES, free))
 
 
 @pytest.mark.parametrize(

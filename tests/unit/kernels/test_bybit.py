@@ -21,6 +21,7 @@ from backtest.model_records import Currencies, contract_records
 from backtest.parameter_records import has_split_units, parameter_record
 from backtest.what_if import margin, terms_of
 from kernels import account
+from kernels.breakeven import last_roots
 from kernels.features import COIN_VALUE, VALUE, contract_features
 from kernels.models import bybit, bybit_contracts, model_of
 from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin
@@ -235,14 +236,19 @@ def test_multipliers_are_a_closed_form():
     units = {name: jnp.asarray([10.0, 5.0]) for name in bybit.CHARGES}
     units |= {"vega_spread": jnp.zeros(2), "borrow": jnp.zeros(2)}
     params = bybit_parameters(NUMBERS, AXIS)
-    found = bybit.multipliers(units, scalar(25.0), scalar(130.0), params)
-    assert float(found["max_loss"]) == pytest.approx((130.0 - 85.0) / 15.0)
-    assert float(found["borrow"]) == pytest.approx((130.0 - 75.0) / 25.0)
-    assert float(found["vega_spread"]) == np.inf
-    poor = bybit.multipliers(units, scalar(25.0), scalar(80.0), params)
-    assert float(poor["max_loss"]) == 0.0
-    unknown = bybit.multipliers(units, scalar(25.0), scalar(np.nan), params)
-    assert np.isnan(float(unknown["max_loss"]))
+
+    def multipliers(available_usd: float) -> dict[str, float]:
+        pieces = bybit.pieces(units, scalar(25.0), scalar(available_usd), params)
+        found = last_roots(pieces, dict.fromkeys(pieces, scalar(7.0)))
+        return {name: float(x) for name, x in found.items()}
+
+    found = multipliers(130.0)
+    assert found["max_loss"] == pytest.approx((130.0 - 85.0) / 15.0)
+    assert found["borrow"] == pytest.approx((130.0 - 75.0) / 25.0)
+    # Without such a charge nothing lowers the multiplier of earlier times.
+    assert found["vega_spread"] == 7.0
+    assert multipliers(80.0)["max_loss"] == 0.0
+    assert set(multipliers(1e6).values()) == set(multipliers(np.nan).values()) == {7.0}
 
 
 def contract(**terms: Any) -> Contract:
@@ -342,7 +348,9 @@ def all_margins(
     exposures = account.batch_exposures(book, table, params)
     units = account.batch_units(exposures, book, table, params)
     totals = account.batch_totals(units, book, table, params)
-    return units, totals, account.batch_theta(units, totals, params)
+    free = jnp.full_like(totals.margin_level, jnp.inf)
+    theta = account.batch_theta(units, totals, params, dict.fromkeys(bybit.CHARGES, free))
+    return units, totals, theta
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from backtest.what_if import margin as what_if_margin, terms_of
 from kernels.models.bybit import CHARGES, MODEL
 from kernels.status import STATUS_NAMES
 from tests.bybit_books import numbers_of
+from tests.multipliers import multipliers_over_times
 from tests.unit.kernels import bybit_random
 from tests.unit.kernels.random_books import use_cache
 
@@ -84,18 +85,19 @@ class Scored:
             patch.setattr(batching, "SHAPES", SHAPES)
             built = batching.batches(bybit_random.snapshot(self.books), terms_of(contracts), axis)
         self.shapes = {batch.shape for batch in built}
-        self.margin: dict[tuple[str, int], tuple[Any, int]] = {}
+        self.margin: dict[tuple[str, int], tuple[Any, Any, int]] = {}
         self._expected: dict[tuple[str, int, int], dict[str, Any]] = {}
         for batch in built:
             size = len(batch.accounts)
             for name, tables in zip(SETS, priced, strict=True):
                 state = initial_state(size, MODEL)
                 result = engine.replay(batch, state, tables, np.zeros(size, int), times)
+                theta = multipliers_over_times(engine, batch, tables)
                 for place, k in enumerate(batch.accounts):
-                    self.margin[name, int(k)] = (result.margin, place)
+                    self.margin[name, int(k)] = (result.margin, theta, place)
 
     def answer(self, name: str, k: int, time: int) -> dict[str, Any]:
-        margin, place = self.margin[name, k]
+        margin, theta, place = self.margin[name, k]
 
         def number(values: Any) -> float:
             return float(values[time, place])
@@ -104,7 +106,7 @@ class Scored:
             **{field: number(getattr(margin, field)) for field in (*NUMBERS, "margin_level")},
             **{charge: number(margin.charges[charge]) for charge in CHARGES},
             "status": STATUS_NAMES[int(margin.status[time, place])],
-            "theta": {charge: number(margin.theta[charge]) for charge in CHARGES},
+            "theta": {charge: number(theta[charge]) for charge in CHARGES},
         }
 
     def expected(self, name: str, k: int, time: int) -> dict[str, Any]:

@@ -61,7 +61,6 @@ def margins(levels: np.ndarray, equity: np.ndarray | None = None) -> AccountMarg
         adjusted_equity=level * mmr,
         margin_level=level,
         gross_notional_usd=mmr,
-        theta={name: level * (k + 1) for k, name in enumerate(CHARGES)},
         status=code,
     )
 
@@ -144,7 +143,6 @@ def test_worst_time_is_the_first_of_equal_levels_and_keeps_its_numbers():
     assert float(state.worst_level) == 0.7
     assert float(state.worst_adjusted_equity) == pytest.approx(700.0)
     assert float(state.worst_charges["mr3"]) == 2000.0
-    assert float(state.theta["mr2"]) == pytest.approx(1.4)
 
 
 def test_no_requirement_is_neither_warning_nor_worst():

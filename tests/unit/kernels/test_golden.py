@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kernels import black76
+from kernels.breakeven import last_roots
 from kernels.models import okx
 from kernels.tiers import MarginalTiers, marginal_charge
 from tests.okx_books import split_like_numbers
@@ -99,7 +100,8 @@ def test_v5_marginal_multiplier():
 def test_theta_toy():
     toy = {"mr1": 40, "mr2": 5, "mr3": 4, "mr4": 6, "mr5": 1, "mr6": 50, "mr7": 20, "mr9": 9}
     unit = {k: jnp.full((1,), float(v)) for k, v in ({"mr8": 0} | toy).items()}
-    found = okx.multipliers(unit, number(10.0), number(100.0), params())
+    pieces = okx.pieces(unit, number(10.0), number(100.0), params())
+    found = last_roots(pieces, dict.fromkeys(pieces, number(np.inf)))
     expected = [1.75, 14.0, 6.0, 4.33333333, 21.0, 1.4, 4.5, 3.0, 3.22222222]
     values = [float(found[f"mr{k}"]) for k in range(1, 10)]
     assert values == pytest.approx(expected, rel=1e-8)

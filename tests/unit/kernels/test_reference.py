@@ -27,6 +27,7 @@ from backtest.what_if import PORTFOLIOS, terms_of
 from kernels.models.okx import CHARGES, MODEL
 from kernels.records import Contract
 from kernels.status import STATUS_NAMES
+from tests.multipliers import multipliers_over_times
 from tests.okx_books import PARAMS
 from tests.unit.kernels import random_books
 from tests.unit.kernels.random_books import RandomAccount
@@ -99,15 +100,16 @@ class Scored:
         built = batches(random_books.snapshot(self.books), terms, axis, split=self.is_split)
         self.shapes = {batch.shape for batch in built}
         times = np.arange(random_books.NUM_TIMES)
-        self.margin: dict[int, tuple[Any, int]] = {}
+        self.margin: dict[int, tuple[Any, Any, int]] = {}
         self._expected: dict[tuple[int, int], dict[str, Any]] = {}
         for batch in built:
             size = len(batch.accounts)
             segment = np.zeros(size, int)
             state = initial_state(size, MODEL)
             result = engine.replay(batch, state, priced, segment, times)
+            theta = multipliers_over_times(engine, batch, priced)
             for place, k in enumerate(batch.accounts):
-                self.margin[int(k)] = (result.margin, place)
+                self.margin[int(k)] = (result.margin, theta, place)
 
     def pairs(self) -> list[tuple[int, int]]:
         """Accounts and the times at which they are compared."""
@@ -117,12 +119,12 @@ class Scored:
         return [(k, int(t)) for k in range(count) for t in times[k]]
 
     def answer(self, k: int, time: int) -> dict[str, Any]:
-        margin, place = self.margin[k]
+        margin, multipliers, place = self.margin[k]
         numbers = {name: float(getattr(margin, name)[time, place]) for name in NUMBERS}
         numbers["margin_level"] = float(margin.margin_level[time, place])
         for name in CHARGES:
             numbers[name] = float(margin.charges[name][time, place])
-        theta = {name: float(margin.theta[name][time, place]) for name in CHARGES}
+        theta = {name: float(multipliers[name][time, place]) for name in CHARGES}
         status = STATUS_NAMES[int(margin.status[time, place])]
         return {**numbers, "status": status, "theta": theta}
 
