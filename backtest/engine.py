@@ -1,14 +1,11 @@
-"""The only place that compiles, places on devices and chooses dtypes.
+"""The only place that places on devices and chooses dtypes; with its programs, that compiles.
 
 Accounts come in tiles of a fixed size, times in windows of a fixed length, so that each shape
-class compiles once. Inside a tile the stages run over the times of the window one after another
-(exposures, units, accounts, multipliers), which keeps a tile in cache and hands each stage its
-input once; the account states then advance through the times.
+class compiles once. What is compiled stands in ``tile_programs``.
 """
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.market_window import MarketWindow
 from backtest.scores import Scores
 from backtest.settle import near_a_threshold, some_of, with_accounts
+from backtest.tile_programs import (
+    Clock,
+    Owed,
+    priced_columns,
+    priced_features,
+    sum_up,
+    through_window,
+)
 from backtest.window_records import Debts, TileResult, WindowTables, by_account
-from kernels import account, debts, episodes, status
-from kernels.account import Exposures
-from kernels.breakeven import Multipliers
-from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
-from kernels.models import model_of
-from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin
-from kernels.table import model_columns, shared_features
-from kernels.tiers import of_coin
+from kernels.records import AccountMargin, Book, Contract, Quote, Table
 
-
-SUM_UNIT_USD = 1e-4
-"""Sums over accounts count in hundredths of a cent as integers: exact in any order."""
 
 INSTRUMENT_STEP = 256
 """The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
@@ -50,18 +44,6 @@ WIDE_LEGS, WIDE_NARROWING = 32, 2
 LEAST_TILE, TILE_ACCOUNT_TIMES = 8_192, 24 * 131_072
 """Accelerators take tiles from this many accounts up to this many account-times: enough work for
 all their units, and the numbers of a tile within a few GB."""
-
-STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
-VOL_STATES = ("down", "same", "up")
-"""Volatility states of a model's grid, innermost in its cells."""
-COUNT_COLUMNS = (*STATUS_COUNTS, "episodes_started")
-
-
-def sum_columns(model: MarginModel) -> tuple[str, ...]:
-    """Columns of the sums over accounts: counts, then money."""
-    money = ("equity_usd", "adjusted_equity", "gross_notional_usd", "liquidated_notional_usd")
-    totals = ("derivatives_mmr", "total_mmr", "total_imr")
-    return (*COUNT_COLUMNS, *money, *model.charges, *totals)
 
 
 def over_times(params: Any, count: int) -> Any:
@@ -156,10 +138,10 @@ class Engine:
         )
         contracts, quotes = jax.tree.map(_padded_instruments, (contracts, quotes))
         now_s = window.times_us / 1e6
-        features, order_terms = _features(contracts, quotes, now_s, window.currency_usd)
+        features, order_terms = priced_features(contracts, quotes, now_s, window.currency_usd)
         priced = []
         for params in sets:
-            columns, scenarios, rates = _columns(
+            columns, scenarios, rates = priced_columns(
                 contracts, quotes, features, now_s, window.currency_usd, params
             )
             table = Table(
@@ -240,7 +222,7 @@ class Engine:
             )
             valid = np.arange(tile) < part.stop - part.start
             names = tuple(priced.model.charges)
-            total = total + np.asarray(_sums(*cut, valid, self.num_segments, names))
+            total = total + np.asarray(sum_up(*cut, valid, self.num_segments, names))
         return np.asarray(total)
 
     def tile_size(self, batch: Batch, num_times: int) -> int:
@@ -275,32 +257,30 @@ class Engine:
             return self._place(_padded(np.asarray(x), part, padded))
 
         book = self._tile_book(batch, part, cut)
-        mine = jax.tree.map(cut, state)
-        valid = self._place(np.arange(padded) < count)
-        window = priced.tables, priced.params
-        exposures = _exposures(book, *window)
-        ledger = changes = moved = None
+        owed, hours = None, None
         if moving is not None:
-            before = jax.tree.map(cut, moving.ledger)
-            clock = moving.hours, time_ids >= 0, np.asarray(moving.converts)
-            ledger, changes, moved = _debts(exposures, book, *window, before, *clock)
-        units, margin = _margins(exposures, book, *window, changes)
-        ids = time_ids.astype(np.int32)
-        lowest = _theta(units, margin, priced.params, mine.theta, ids)
-        mine = eqx.tree_at(lambda state: state.theta, mine, lowest)
-        new_state, codes = _advance(mine, margin, ids, priced.params)
-        if moved is not None:
-            codes = codes | moved
-        names = tuple(priced.model.charges)
-        sums = _sums(margin, codes, cut(segment.astype(np.int32)), valid, self.num_segments, names)
+            hours = moving.hours
+            may_sell = ~book.auto_borrows & np.asarray(moving.converts)
+            owed = Owed(jax.tree.map(cut, moving.ledger), may_sell)
+        found = through_window(
+            book,
+            jax.tree.map(cut, state),
+            priced.tables,
+            priced.params,
+            Clock(time_ids.astype(np.int32), hours),
+            owed,
+            cut(segment.astype(np.int32)),
+            self._place(np.arange(padded) < count),
+            self.num_segments,
+        )
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
 
-        sums = np.asarray(sums)
-        results = jax.device_get((new_state, codes, ledger, changes))
+        sums = np.asarray(found.sums)
+        results = jax.device_get((found.state, found.codes, found.ledger, found.changes))
         state, codes, ledger, changes = jax.tree.map(keep, results)
-        return TileResult(state, codes, Scores([margin], count), sums, ledger, changes)
+        return TileResult(state, codes, Scores([found.margin], count), sums, ledger, changes)
 
     def _tile_book(self, batch: Batch, part: slice, cut: Callable[[Any], Any]) -> Book:
         """A tile's book on its devices, kept with the batch for the next window and set."""
@@ -354,244 +334,3 @@ def _join(results: list[TileResult], num_accounts: int) -> TileResult:
     return TileResult(
         state, codes, scores, np.sum([r.sums for r in results], axis=0), ledger, changes
     )
-
-
-@jax.jit
-def _features(
-    contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
-) -> tuple[Float[Array, "time instrument feature"], Float[Array, "time instrument order_term"]]:
-    return jax.vmap(shared_features, in_axes=(None, 0, 0, 0))(
-        contracts, quotes, now_s, currency_usd
-    )
-
-
-@jax.jit
-def _columns(
-    contracts: Contract,
-    quotes: Quote,
-    features: Array,
-    now_s: Array,
-    currency_usd: Array,
-    params: Any,
-) -> tuple[Array, Array, Array]:
-    return jax.vmap(model_columns, in_axes=(None, 0, 0, 0, 0, 0))(
-        contracts, quotes, features, now_s, currency_usd, params
-    )
-
-
-@jax.jit
-def _exposures(book: Book, tables: Table, params: Any) -> Exposures:
-    return jax.lax.map(lambda x: account.batch_exposures(book, *x), (tables, params))
-
-
-Changes = Float[Array, "time holding account"] | None
-"""What debts have moved since the snapshot, None = nothing."""
-
-
-@jax.jit
-def _debts(
-    exposures: Exposures,
-    book: Book,
-    tables: Table,
-    params: Any,
-    ledger: Ledger,
-    hours: Float[Array, " time"],
-    is_real: Bool[Array, " time"],
-    converts: Bool[Array, ""],
-) -> tuple[Ledger, Changes, UInt8[Array, "time account"]]:
-    """Ledger after the window, what debts have moved by each time, and the event bits."""
-    may_sell = ~book.auto_borrows & converts
-
-    def through_time(so_far: debts.Moved, now: Any) -> tuple[debts.Moved, tuple[Array, Array]]:
-        exposure, table, rules, hours, is_real = now
-        held = debts.held_by(exposure, book, table)
-        new = debts.step(so_far, held, may_sell, hours, rules)
-        kept = jax.tree.map(lambda x, old: jnp.where(is_real, x, old), new, so_far)
-        bits = jnp.where(kept[3] > so_far[3], episodes.CONVERTED, 0)
-        return kept, (kept[0], bits.astype(jnp.uint8))
-
-    start = ledger.interest_usd, ledger.converted_usd, ledger.conversions
-    times = exposures, tables, params.account, hours, is_real
-    before = debts.at_start(ledger, book), *start
-    (change, *totals), (changes, bits) = jax.lax.scan(through_time, before, times)
-    after = debts.by_currency(change, book, len(ledger.change_units))
-    return Ledger(after, *totals), changes, bits
-
-
-@jax.jit
-def _units(
-    exposures: Exposures, book: Book, tables: Table, params: Any, changes: Changes = None
-) -> UnitMargin:
-    def at(x: Any) -> UnitMargin:
-        exposure, table, rules, change = x
-        return account.batch_units(exposure, _changed(book, change), table, rules)
-
-    return jax.lax.map(at, (exposures, tables, params, changes))
-
-
-@jax.jit
-def _totals(
-    units: UnitMargin, book: Book, tables: Table, params: Any, changes: Changes = None
-) -> AccountMargin:
-    def at(x: Any) -> AccountMargin:
-        unit, table, rules, change = x
-        return account.batch_totals(unit, _changed(book, change), table, rules)
-
-    return jax.lax.map(at, (units, tables, params, changes))
-
-
-def _changed(book: Book, change: Array | None) -> Book:
-    return book if change is None else debts.with_changes(book, change)
-
-
-@jax.jit
-def _theta(
-    units: UnitMargin,
-    margin: AccountMargin,
-    params: Any,
-    lowest: Multipliers,
-    time_ids: Int[Array, " time"],
-) -> Multipliers:
-    """Lowest break-even multipliers after the window."""
-
-    def through_time(lowest: Multipliers, now: Any) -> tuple[Multipliers, None]:
-        units, margin, rules, time_id = now
-        lower = account.batch_theta(units, margin, rules, lowest)
-        return jax.tree.map(lambda x, old: jnp.where(time_id >= 0, x, old), lower, lowest), None
-
-    return jax.lax.scan(through_time, lowest, (units, margin, params, time_ids))[0]
-
-
-@jax.jit
-def _advance(
-    state: AccountState,
-    margin: AccountMargin,
-    time_ids: Int[Array, " time"],
-    params: Any,
-) -> tuple[AccountState, UInt8[Array, "time account"]]:
-    step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
-
-    def through_time(state: AccountState, now: tuple[AccountMargin, Array, Any]):
-        margin_now, time_id, rules = now
-        new_state, code = step(state, margin_now, time_id, rules)
-        kept = jax.tree.map(lambda new, old: jnp.where(time_id >= 0, new, old), new_state, state)
-        return kept, code.astype(jnp.uint8)
-
-    return jax.lax.scan(through_time, state, (margin, time_ids, params.account))
-
-
-def stages_over_times(
-    book: Book, tables: Table, params: Any
-) -> tuple[Exposures, UnitMargin, AccountMargin, Multipliers]:
-    """Exposures, units and accounts of a tile at every time of a window, times first.
-
-    Last its lowest break-even multipliers. Each stage is a program of its own over all times: it
-    stores its output once, so that no later stage computes it again (one fused program recomputes,
-    and takes longer to compile and to run).
-    """
-    exposures = _exposures(book, tables, params)
-    units, margin = _margins(exposures, book, tables, params)
-    free = jnp.full(margin.status.shape[1], jnp.inf)
-    times = np.arange(len(margin.status), dtype=np.int32)
-    lowest = _theta(units, margin, params, dict.fromkeys(margin.charges, free), times)
-    return exposures, units, margin, lowest
-
-
-def _margins(
-    exposures: Exposures, book: Book, tables: Table, params: Any, changes: Changes = None
-) -> tuple[UnitMargin, AccountMargin]:
-    units = _units(exposures, book, tables, params, changes)
-    return units, _totals(units, book, tables, params, changes)
-
-
-@partial(jax.jit, static_argnames=("num_segments", "names"))
-def _sums(
-    margin: AccountMargin,
-    codes: UInt8[Array, "time account"],
-    segment: Int[Array, " account"],
-    valid: Bool[Array, " account"],
-    num_segments: int,
-    names: tuple[str, ...],
-) -> Int[Array, "time segment column"]:
-    """Counts and money over the accounts of a tile by time and segment; unpriced left out.
-
-    ``names`` are the charges in the order of the columns.
-
-    A product of whole numbers in float64: exact below 2^53 units, 0.9 trillion USD a tile.
-    """
-    codes = codes.astype(jnp.int32)
-    state = codes & episodes.STATUS_MASK
-    started = (codes & episodes.STARTED) > 0
-    priced = state != status.UNPRICED
-    counted = [state == k for k in range(len(STATUS_COUNTS))] + [started]
-    gross = margin.gross_notional_usd
-    money = [
-        margin.equity_usd,
-        margin.adjusted_equity,
-        gross,
-        jnp.where(started, gross, 0.0),
-        *(margin.charges[name] for name in names),
-        margin.derivatives_mmr,
-        margin.total_mmr,
-        margin.total_imr,
-    ]
-    whole = [jnp.round(jnp.where(priced, x, 0.0) / SUM_UNIT_USD) for x in money]
-    columns = jnp.stack([c.astype(jnp.float64) for c in counted] + whole, axis=1)
-    mine = valid[None, :] & (
-        segment[None, :] == jnp.arange(num_segments, dtype=segment.dtype)[:, None]
-    )
-    sums = jnp.einsum("tka,ga->tgk", columns, mine.astype(jnp.float64), precision="highest")
-    return sums.astype(jnp.int64)
-
-
-@jax.jit
-def binding(
-    book: Book, tables: Table, params: Any, at: Int[Array, ""]
-) -> tuple[Array, Array, Array]:
-    """What binds each account of a tile at time ``at``: its largest unit, grid cell and charges.
-
-    Returns:
-        (unit ordinal [account], cell of the model's grid [account], charges of that unit in the
-        model's order [charge, account]).
-    """
-    table, params = jax.tree.map(lambda x: x[at], (tables, params))
-    exposures = account.batch_exposures(book, table, params)
-    units = account.batch_units(exposures, book, table, params)
-    unit = jnp.argmax(units.mmr_usd, axis=0)
-    grids = unit_grids(exposures, units, book, table, params)
-    cells = jax.vmap(jax.vmap(_worst_cell))(grids)
-    pick = unit[None, :]
-    charges = jnp.stack(
-        [jnp.take_along_axis(units.charges[name], pick, 0)[0] for name in model_of(params).charges]
-    )
-    return unit, jnp.take_along_axis(cells, pick, 0)[0], charges
-
-
-def unit_grids(
-    exposures: Exposures, units: UnitMargin, book: Book, table: Table, params: Any
-) -> Float[Array, "unit account cell"]:
-    """USD profit of each unit in the cells of its model's grid, in the portfolio that binds."""
-    model = model_of(params)
-
-    def one(exposure: Any, worst: Array, coin: Array, spot: Array) -> Array:
-        chosen = jax.tree.map(lambda x: x[worst], exposure)
-        return model.grid(chosen, coin, of_coin(table.currency_usd, coin), spot, params)
-
-    parts, start = [], 0
-    for part in exposures:
-        if part is not None:
-            rows = slice(start, start + part.coin_value.shape[1])
-            start = rows.stop
-            over_accounts = jax.vmap(one, in_axes=(1, 0, 0, 0))
-            over_units = jax.vmap(over_accounts, in_axes=(1, 0, 0, 0))
-            held = units.portfolio[rows], book.unit_coin[rows], units.spot_coin[rows]
-            parts.append(over_units(part, *held))
-    return jnp.concatenate(parts)
-
-
-def _worst_cell(cells: Float[Array, " cell"]) -> Int[Array, ""]:
-    """Cell of the worst loss; ties go to unchanged volatility, the middle one of three."""
-    unchanged = jnp.argmin(cells[1::3])
-    best = jnp.argmin(cells)
-    is_tie = cells[1::3][unchanged] <= cells[best]
-    return jnp.where(is_tie, unchanged * 3 + 1, best)

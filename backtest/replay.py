@@ -25,14 +25,7 @@ from backtest.cells import Cell, CellStore, safe_name
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.durable import write_table
-from backtest.engine import (
-    STATUS_COUNTS,
-    Debts,
-    Engine,
-    TileResult,
-    WindowTables,
-    sum_columns,
-)
+from backtest.engine import Engine
 from backtest.loading import Loaded, Loader
 from backtest.market_window import MICROS, MarketSource, MarketWindow
 from backtest.model_records import Currencies, contract_records
@@ -42,7 +35,9 @@ from backtest.portfolios import Portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
 from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
+from backtest.tile_programs import STATUS_COUNTS, sum_columns
 from backtest.what_if import terms_of
+from backtest.window_records import Debts, TileResult, WindowTables
 from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.features import CASH, GROSS

@@ -13,10 +13,11 @@ import pyarrow as pa
 from backtest.account_state import START_FIELDS
 from backtest.batching import Batch, widened
 from backtest.cells import Cell
-from backtest.engine import VOL_STATES, TileResult, WindowTables, binding
 from backtest.market_window import stamp
 from backtest.plan import Plan, Window
 from backtest.schema import NAME, NUMBER, TIME
+from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, VOL_STATES, binding
+from backtest.window_records import TileResult, WindowTables
 from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
 from kernels.model import MarginModel
 from kernels.records import AccountMargin
@@ -291,8 +292,6 @@ def summary_table(
         quarantined: [time, segment] accounts.
         column_names: names of the columns of ``sums``.
     """
-    from backtest.engine import COUNT_COLUMNS, SUM_UNIT_USD
-
     num_times, num_segments = quarantined.shape
     counts = {c: sums[:, :, k].reshape(-1) for k, c in enumerate(column_names)}
     frame: dict[str, Any] = {}

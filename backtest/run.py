@@ -30,7 +30,7 @@ from backtest.durable import (
     write_json,
     write_table,
 )
-from backtest.engine import sum_columns, use_compilation_cache
+from backtest.engine import use_compilation_cache
 from backtest.ensure import ensure_dataset
 from backtest.errors import ConfigError
 from backtest.market_window import stamp
@@ -40,6 +40,7 @@ from backtest.result_rows import summary_table
 from backtest.schedule import BEGINNING, Schedule, load_rules
 from backtest.set_rules import SetRules
 from backtest.stages import total
+from backtest.tile_programs import sum_columns
 from kernels.models import MODELS_BY_NAME
 
 

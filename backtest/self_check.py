@@ -12,11 +12,11 @@ import numpy as np
 
 from backtest.batching import Batch, Snapshot
 from backtest.cross_check import RELATIVE, ROUNDING, cross_check
-from backtest.engine import TileResult
 from backtest.errors import RunError
 from backtest.leg_lists import SPOT_FAMILIES
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.reference import models as reference
+from backtest.window_records import TileResult
 from kernels.records import NULL_CURRENCY
 
 

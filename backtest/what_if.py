@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from backtest.batching import Snapshot, batches
-from backtest.engine import VOL_STATES, Engine, over_times, stages_over_times, unit_grids
+from backtest.engine import Engine, over_times
 from backtest.errors import ConfigError
 from backtest.leg_lists import SPOT_FAMILIES, USD_FAMILY, Terms
 from backtest.market_window import MICROS, MarketWindow, micros, stamp
 from backtest.model_records import Currencies, contract_records
 from backtest.parameter_records import has_split_units, parameter_record
+from backtest.tile_programs import VOL_STATES, stages, unit_grids
 from kernels.features import CASH, DELTA
 from kernels.model import MarginModel
 from kernels.models import model_of
@@ -63,12 +64,10 @@ def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]
     (batch,) = batches(snapshot, terms_of(contracts), currencies, split=is_split)
     params = over_times(parameter_record(numbers, currencies), 1)
     (priced,) = Engine().price(window, contracts, [params])
-    *stages, theta = stages_over_times(batch.book, priced.tables, params)
-    exposures, units, account, table, now = jax.tree.map(
-        lambda x: x[0], (*stages, priced.tables, params)
-    )
-    of_once = exposures, units, account, table, now, theta
-    found = _Found(*of_once, batch.book, snapshot, terms_of(contracts), window)
+    table, now = jax.tree.map(lambda x: x[0], (priced.tables, params))
+    exposures, units, account, theta = stages(batch.book, table, now, np.asarray(True))
+    held = batch.book, snapshot, terms_of(contracts), window
+    found = _Found(exposures, units, account, theta, table, now, *held)
     names = [
         (u, _unit_name(currencies, batch.book, u, is_split))
         for u in range(batch.shape.units)
@@ -85,9 +84,9 @@ class _Found:
     exposures: Any
     units: Any
     account: Any
+    theta: dict[str, Any]
     table: Any
     params: Any
-    theta: dict[str, Any]
     book: Book
     snapshot: Snapshot
     terms: Terms

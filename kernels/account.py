@@ -1,8 +1,9 @@
 """Accounts at one time: equity, collateral, borrowing, orders, margin level, status.
 
-The functions of one element work on scalars; ``batch_units`` and ``batch_totals`` are the one
-place that lays out the batch: portfolios and units outside, accounts inside, so that every
-intermediate is a vector over accounts.
+The functions of one element work on scalars; the ``batch_`` functions are the one place that lays
+out the batch: portfolios and units outside, accounts inside, so that every intermediate is a vector
+over accounts. They are the stages of a time: exposures, charges, units, balances, totals,
+multipliers.
 """
 
 from typing import Any
@@ -16,7 +17,16 @@ from kernels.breakeven import Multipliers, last_roots
 from kernels.exposure import unit_exposure
 from kernels.model import AccountRules
 from kernels.models import model_of
-from kernels.records import NUM_QUOTES, AccountMargin, Book, Exposure, Table, UnitMargin
+from kernels.records import (
+    NUM_QUOTES,
+    AccountMargin,
+    Balances,
+    Book,
+    Charges,
+    Exposure,
+    Table,
+    UnitMargin,
+)
 from kernels.tiers import marginal_charge, of_coin, step_rates
 
 
@@ -69,11 +79,11 @@ def borrowing(
 
 
 def account_status(
-    level: Float[Array, ""],
-    equity_usd: Float[Array, ""],
-    requirement_usd: Float[Array, ""],
+    level: Float[Array, " *account"],
+    equity_usd: Float[Array, " *account"],
+    requirement_usd: Float[Array, " *account"],
     rules: AccountRules,
-) -> Int[Array, ""]:
+) -> Int[Array, " *account"]:
     """Status code of ``status.py``; the most serious that applies. NaN level = unpriced."""
     code = jnp.where(equity_usd < rules.min_equity_usd, status.INELIGIBLE, status.OK)
     code = jnp.where(level < rules.warning_level, status.WARNING, code)
@@ -152,11 +162,12 @@ def quote_equity(exposures: Exposures, book: Book) -> Float[Array, "quote accoun
     return book.quote_base + jnp.stack([jnp.sum(v, axis=0) for v in values])
 
 
-def _portfolio_charges(
-    exposures: Exposures, equity: Array, book: Book, table: Table, params: Any
-) -> tuple[Any, Array, Array]:
-    """Charges, requirement and spot of every unit; axes ``portfolio unit account``."""
+def batch_charges(
+    exposures: Exposures, book: Book, table: Table, params: Any
+) -> tuple[Charges, Float[Array, "portfolio unit account"]]:
+    """Charges and spot in use of every unit; axes ``portfolio unit account``."""
     model, rules = model_of(params), params.account
+    equity = coin_equity(exposures, book)
     orders = jnp.where(rules.spot_orders, book.spot_order_coin, 0.0)
     limit = jnp.where(rules.spot_limits, book.spot_limit_coin, jnp.inf)
     takes_spot = book.takes_spot
@@ -167,8 +178,7 @@ def _portfolio_charges(
     def one(exposure: Exposure, coin: Array, equity: Array, takes: Array, limit: Array) -> Any:
         usd = of_coin(table.currency_usd, coin)
         spot = jnp.where(takes, model.spot(equity, exposure, limit, coin, params), 0.0)
-        charges = model.unit_charges(exposure, coin, usd, spot, table.rates, params)
-        return charges, model.aggregate(charges, params), spot
+        return model.unit_charges(exposure, coin, usd, spot, table.rates, params), spot
 
     of_account = jax.vmap(jax.vmap(one))
     of_portfolio = jax.vmap(of_account, in_axes=(0, None, 0, None, None))
@@ -183,15 +193,14 @@ def _portfolio_charges(
     return _joined(parts, axis=1)
 
 
-def batch_units(exposures: Exposures, book: Book, table: Table, params: Any) -> UnitMargin:
-    """Margin of every unit; axes ``unit account``, units with options first.
-
-    A unit is charged for the worst of its portfolios (orders). The equity of a coin is counted in
-    one unit, that which owns it.
-    """
-    rules = params.account
-    equity = coin_equity(exposures, book)
-    charges, mmr, spot = _portfolio_charges(exposures, equity, book, table, params)
+def binding_units(
+    charges: Charges,
+    spot_coin: Float[Array, "portfolio unit account"],
+    exposures: Exposures,
+    params: Any,
+) -> UnitMargin:
+    """Margin of every unit, that of the worst of its portfolios; axes ``unit account``."""
+    mmr = model_of(params).aggregate(charges, params)
     largest = jnp.max(mmr, axis=0, keepdims=True)
     # An order that adds nothing changes the requirement by rounding alone: the positions bind.
     worst = jnp.argmax(jnp.isnan(mmr) | (mmr >= largest * (1 - TIE)), axis=0)
@@ -199,45 +208,66 @@ def batch_units(exposures: Exposures, book: Book, table: Table, params: Any) -> 
     def of_worst(x: Array) -> Array:
         return x[0] if len(x) == 1 else jnp.take_along_axis(x, worst[None], axis=0)[0]
 
-    owned = jnp.where(book.owns_coin, equity, 0.0) if book.shares_coins else equity
-    out = jnp.zeros_like(owned)
-    if book.order_instrument.shape[0]:
-        out = jax.vmap(order_outflow, in_axes=(-1, None, -1), out_axes=-1)(
-            book, table, book.unit_coin
-        )
-        out = jnp.where(book.owns_coin, out, 0.0)
-
-    def of_equity(equity: Array, coin: Array, out: Array) -> Any:
-        usd = of_coin(table.currency_usd, coin)
-        worth = discounted_usd(equity, usd, coin, rules)
-        return equity * usd, worth, *borrowing(equity, usd, coin, out, rules)
-
-    equity_usd, worth, *debt = jax.vmap(jax.vmap(of_equity))(owned, book.unit_coin, out)
-    positions = [e for e in exposures if e is not None]
     return UnitMargin(
         charges=jax.tree.map(of_worst, charges),
         mmr_usd=of_worst(mmr),
         portfolio=worst,
-        spot_coin=of_worst(spot),
-        equity_usd=equity_usd,
-        discounted_usd=worth,
-        borrow_mmr_usd=debt[0],
-        borrow_imr_usd=debt[1],
-        borrow_fee_usd=debt[2],
-        quote_value=_joined([tuple(v[0] for v in e.quote_value) for e in positions], axis=0),
-        gross_usd=_joined([e.gross_usd[0] for e in positions], axis=0),
+        spot_coin=of_worst(spot_coin),
+        gross_usd=_joined([e.gross_usd[0] for e in exposures if e is not None], axis=0),
     )
 
 
-def account_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> AccountMargin:
-    """One account from its units and its balances in the quote currencies, USD.
+def batch_units(exposures: Exposures, book: Book, table: Table, params: Any) -> UnitMargin:
+    """Margin of every unit; axes ``unit account``, units with options first."""
+    charges, spot_coin = batch_charges(exposures, book, table, params)
+    return binding_units(charges, spot_coin, exposures, params)
+
+
+def batch_balances(exposures: Exposures, book: Book, table: Table, params: Any) -> Balances:
+    """What accounts hold in all currencies, as collateral and as debts, USD.
+
+    The equity of a coin is counted in one unit, that which owns it. Coins and quote currencies
+    stand on one axis, so that their tiers are looked up once.
+    """
+    coins = coin_equity(exposures, book)
+    if book.shares_coins:
+        coins = jnp.where(book.owns_coin, coins, 0.0)
+    quotes = quote_equity(exposures, book)
+    quote = jnp.arange(NUM_QUOTES, dtype=book.unit_coin.dtype)[:, None]
+    currency = jnp.concatenate([book.unit_coin, jnp.broadcast_to(quote, quotes.shape)])
+    equity = jnp.concatenate([coins, quotes])
+    out = jnp.zeros_like(equity)
+    if book.order_instrument.shape[0]:
+        over_accounts = jax.vmap(order_outflow, in_axes=(-1, None, -1), out_axes=-1)
+        out = over_accounts(book, table, currency)
+        is_counted = jnp.concatenate([book.owns_coin, jnp.ones_like(quotes, bool)])
+        out = jnp.where(is_counted, out, 0.0)
+    usd = of_coin(table.currency_usd, currency)
+    # A quote currency that the account does not hold must not make it unpriced.
+    is_quote = jnp.arange(len(equity))[:, None] >= len(coins)
+    usd = jnp.where(is_quote & (equity == 0) & (out == 0), 1.0, usd)
+
+    def worth(equity: Array, usd: Array, currency: Array, out: Array) -> Balances:
+        collateral = discounted_usd(equity, usd, currency, params.account)
+        debt = borrowing(equity, usd, currency, out, params.account)
+        return Balances(equity * usd, collateral, *debt)
+
+    each = jax.vmap(jax.vmap(worth))(equity, usd, currency, out)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+
+
+def batch_totals(
+    units: UnitMargin, balances: Balances, book: Book, table: Table, params: Any
+) -> AccountMargin:
+    """Accounts from their units (axes ``unit account``) and their balances, USD.
 
     ``margin level = adjusted equity / (total MMR + borrowing fee)``; NaN wherever something the
     account holds is unpriced. Break-even multipliers are left out (``batch_theta``).
 
     Args:
-        units: the account's units (arrays have the unit axis).
-        book: the account.
+        units: margin of the units.
+        balances: of the accounts.
+        book: the accounts.
         table: the shared table at this time.
         params: the parameter set.
 
@@ -246,36 +276,22 @@ def account_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> 
     """
     model, rules = model_of(params), params.account
     total = jax.tree.map(lambda x: jnp.sum(x, axis=0), units)
-    quotes = jnp.arange(NUM_QUOTES, dtype=jnp.int32)
-    outs, order_cost = [jnp.zeros_like(total.mmr_usd)] * NUM_QUOTES, jnp.zeros_like(total.mmr_usd)
+    order_cost = jnp.zeros_like(total.mmr_usd)
     if book.order_instrument.shape[0]:
-        outs, order_cost = list(order_outflow(book, table, quotes)), order_cost_usd(book, table)
-    equity_usd, adjusted = total.equity_usd, total.discounted_usd
-    borrow_mmr, borrow_imr, fee = (
-        total.borrow_mmr_usd,
-        total.borrow_imr_usd,
-        total.borrow_fee_usd,
-    )
-    for q, (value, out) in enumerate(zip(total.quote_value, outs, strict=True)):
-        equity = book.quote_base[q] + value
-        # A quote currency that the account does not hold must not make it unpriced.
-        usd = jnp.where((equity == 0) & (out == 0), 1.0, table.currency_usd[q])
-        debt = borrowing(equity, usd, quotes[q], out, rules)
-        equity_usd = equity_usd + equity * usd
-        adjusted = adjusted + discounted_usd(equity, usd, quotes[q], rules)
-        borrow_mmr, borrow_imr, fee = borrow_mmr + debt[0], borrow_imr + debt[1], fee + debt[2]
-    adjusted = adjusted - order_cost
-    total_mmr = total.mmr_usd + borrow_mmr
-    requirement = total_mmr + fee
+        order_cost = jax.vmap(order_cost_usd, in_axes=(-1, None))(book, table)
+    adjusted = balances.discounted_usd - order_cost
+    total_mmr = total.mmr_usd + balances.borrow_mmr_usd
+    requirement = total_mmr + balances.borrow_fee_usd
     level = jnp.where(requirement > 0, adjusted / requirement, jnp.inf)
+    equity_usd = balances.equity_usd
     level = jnp.where(jnp.isnan(requirement + adjusted + equity_usd), jnp.nan, level)
     return AccountMargin(
-        charges=total.charges | {model.borrow_charge: borrow_mmr},
+        charges=total.charges | {model.borrow_charge: balances.borrow_mmr_usd},
         derivatives_mmr=total.mmr_usd,
         total_mmr=total_mmr,
-        total_imr=rules.imr_factor * total.mmr_usd + borrow_imr,
-        borrow_imr=borrow_imr,
-        borrow_fee=fee,
+        total_imr=rules.imr_factor * total.mmr_usd + balances.borrow_imr_usd,
+        borrow_imr=balances.borrow_imr_usd,
+        borrow_fee=balances.borrow_fee_usd,
         order_cost=order_cost,
         equity_usd=equity_usd,
         adjusted_equity=adjusted,
@@ -283,15 +299,6 @@ def account_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> 
         gross_notional_usd=total.gross_usd,
         status=account_status(level, equity_usd, requirement, rules),
     )
-
-
-def batch_totals(units: UnitMargin, book: Book, table: Table, params: Any) -> AccountMargin:
-    """Accounts from their units (axes ``unit account``), without break-even multipliers."""
-
-    def one(units: UnitMargin, book: Book) -> AccountMargin:
-        return account_totals(units, book, table, params)
-
-    return jax.vmap(one, in_axes=-1)(units, book)
 
 
 def batch_theta(

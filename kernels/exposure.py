@@ -1,7 +1,9 @@
 """From legs to risk units: sparse products of a position with the shared per-contract table.
 
-This is the hot loop: gather a contract's row, multiply by the position, add. Legs are unrolled so
-that everything fuses; gathers promise to be in bounds, which the batching guarantees and tests.
+This is the hot loop: gather a contract's numbers, multiply by the position, add. Legs are unrolled
+so that everything fuses; gathers promise to be in bounds, which the batching guarantees and tests.
+Scenarios are gathered by rows, the few other numbers one by one: each sum is then a vector over
+accounts from the start, and what a model does not ask for is not gathered.
 """
 
 from collections.abc import Callable
@@ -27,8 +29,12 @@ UNROLLED_LEGS = 8
 """Legs unrolled in one block; wider classes loop over blocks (their widths are multiples)."""
 
 
-def _row(table: Float[Array, "instrument column"], instrument: Int[Array, ""]):
-    return table.at[instrument].get(mode="promise_in_bounds")
+def _numbers(
+    table: Float[Array, "instrument column"], instrument: Int[Array, ""]
+) -> tuple[Float[Array, ""], ...]:
+    flat, num_columns = table.reshape(-1), table.shape[1]
+    start = instrument * num_columns
+    return tuple(flat.at[start + k].get(mode="promise_in_bounds") for k in range(num_columns))
 
 
 def scenario_sum(
@@ -40,7 +46,8 @@ def scenario_sum(
 
     def add(total: Float[Array, " column"], leg: Any) -> tuple[Float[Array, " column"], None]:
         instrument, n = leg
-        return total + n.astype(scenarios.dtype) * _row(scenarios, instrument), None
+        row = scenarios.at[instrument].get(mode="promise_in_bounds")
+        return total + n.astype(scenarios.dtype) * row, None
 
     start = jnp.zeros(scenarios.shape[1], scenarios.dtype)
     return _over_legs(add, start, (instruments, contracts))
@@ -54,7 +61,7 @@ def _over_legs(add: Callable[[Any, Any], tuple[Any, None]], start: Any, legs: An
 class _Sums(eqx.Module):
     """Running sums over the legs of one unit; the last three as the margin model asks."""
 
-    features: Float[Array, " feature"]
+    features: tuple[Float[Array, ""], ...]
     gross: Float[Array, ""]
     signed: tuple[Float[Array, ""], ...]
     sized: tuple[Float[Array, ""], ...]
@@ -68,12 +75,12 @@ def _add_legs(sums: _Sums, table: Table, legs: Legs, model: MarginModel) -> _Sum
     def add(s: _Sums, leg: Any) -> tuple[_Sums, None]:
         instrument, n, closes = leg
         size = jnp.abs(n)
-        row = _row(table.features, instrument)
-        columns = _row(table.columns, instrument)
+        row = _numbers(table.features, instrument)
+        columns = _numbers(table.columns, instrument)
         bucket = tuple(x + n * columns[k] for x, k in zip(s.bucket, model.bucket, strict=True))
         folded = model.fold(s.folded, bucket, columns)
         return _Sums(
-            features=s.features + n * row,
+            features=tuple(x + n * y for x, y in zip(s.features, row, strict=True)),
             gross=s.gross + size * row[GROSS],
             signed=tuple(x + n * columns[k] for x, k in zip(s.signed, model.signed, strict=True)),
             sized=tuple(x + size * columns[k] for x, k in zip(s.sized, model.sized, strict=True)),
@@ -103,7 +110,7 @@ def unit_exposure(
         return (zero,) * count
 
     sums = _Sums(
-        features=jnp.zeros(NUM_FEATURES, zero.dtype),
+        features=zeros(NUM_FEATURES),
         gross=zero,
         signed=zeros(len(model.signed)),
         sized=zeros(len(model.sized)),
@@ -117,9 +124,9 @@ def unit_exposure(
         sums = _add_legs(sums, table, options, model)
         scenario = scenario_sum(table.scenarios, options[0], options[1])
     return Exposure(
-        quote_value=tuple(sums.features[VALUE]),
+        quote_value=sums.features[VALUE],
         coin_value=sums.features[COIN_VALUE],
-        cash_usd=tuple(sums.features[CASH]),
+        cash_usd=sums.features[CASH],
         delta_coin=sums.features[DELTA],
         linear_delta_coin=linear_delta,
         gross_usd=sums.gross,

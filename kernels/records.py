@@ -196,22 +196,29 @@ class UnitMargin(eqx.Module):
         charges, mmr_usd: charges of the portfolio that binds, and their aggregate.
         portfolio: which portfolio binds, 0 = the positions (the first of equal ones).
         spot_coin: signed spot in use in it.
-        equity_usd: equity in the unit's coin at the index; discounted_usd: as collateral.
-        borrow_mmr_usd, borrow_imr_usd, borrow_fee_usd: margin and fee of a debt in the coin.
-        quote_value, gross_usd: as in :class:`Exposure`, of the positions.
+        gross_usd: gross notional of the positions.
     """
 
     charges: dict[str, Float[Values, " *axes"]]
     mmr_usd: Float[Values, " *axes"]
     portfolio: Int[Values, " *axes"]
     spot_coin: Float[Values, " *axes"]
+    gross_usd: Float[Values, " *axes"]
+
+
+class Balances(eqx.Module):
+    """What an account holds in its currencies, added up, USD.
+
+    Fields:
+        equity_usd: at the index; discounted_usd: as collateral, debts in full.
+        borrow_mmr_usd, borrow_imr_usd, borrow_fee_usd: margin and fee of the debts.
+    """
+
     equity_usd: Float[Values, " *axes"]
     discounted_usd: Float[Values, " *axes"]
     borrow_mmr_usd: Float[Values, " *axes"]
     borrow_imr_usd: Float[Values, " *axes"]
     borrow_fee_usd: Float[Values, " *axes"]
-    quote_value: tuple[Float[Values, " *axes"], ...]
-    gross_usd: Float[Values, " *axes"]
 
 
 class AccountMargin(eqx.Module):

@@ -15,10 +15,11 @@ from backtest.bench.laps import Lap, laps
 from backtest.bench.ours import Bucket, Ours, buckets
 from backtest.bench.peers.numba_margin import NumbaPeer
 from backtest.bench.results import Findings
-from backtest.engine import WindowTables, use_compilation_cache
+from backtest.engine import use_compilation_cache
 from backtest.okx_records import okx_parameters
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
+from backtest.window_records import WindowTables
 
 
 PARAMETERS = PROJECT_ROOT / "configs" / "params" / "okx-merged-2025-01-21.toml"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from backtest.bench.ours import (
     ScenarioStage,
     buckets,
     class_rates,
-    stage_profile,
 )
 from backtest.bench.peers.pricing import Price, evaluations, plain_price, quantlib_price
 from backtest.bench.peers.sparse import SparsePeer
+from backtest.bench.profile import stage_profile
 from backtest.bench.results import Measure
 from backtest.okx_records import okx_parameters
+from backtest.window_records import WindowTables
 from kernels.models.okx import NUM_SCENARIOS
 from kernels.records import OPTION
 
@@ -225,14 +227,19 @@ def profile(bench: Bench) -> None:
         ours: Ours = bench.ours[p]
         priced = bench.priced[p]
         ours.margins(held[0].batches[0], priced)
-        stages = stage_profile(ours, held, priced)
+
+        def replay(ours: Ours = ours, priced: WindowTables = priced) -> None:
+            for bucket in held:
+                for batch in bucket.batches:
+                    ours.result(batch, priced)
+
+        traced = [partial(ours.result, batch, priced) for batch in held[0].batches]
+        stages = stage_profile(replay, traced)
         stages["pricing"] = seconds_of(lambda o=ours: o.price([bench.params]))
         done = sum(b.stop - b.start for b in held) * ours.num_times
         bench.findings.profile[p] = stages | {
             "account_times": float(done),
             "account_times_per_s": done / stages["total"],
-            "account_times_per_s_without_theta": done
-            / (stages["total"] - stages.get("theta", 0.0)),
         }
     bench.findings.classes = class_rates(bench.ours["float64"], held, bench.priced["float64"])
 

@@ -1,9 +1,6 @@
 """Our side: the engine as a replay calls it, in as many threads as the peers have."""
 
-import sys
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from backtest import engine as engine_module
 from backtest.batching import Batch, Snapshot, batches
 from backtest.bench.book import World
 from backtest.bench.laps import seconds_of
@@ -26,15 +22,6 @@ BUCKET_ACCOUNTS = 16_384
 """Accounts a bucket: what one thread replays at a time, as the buckets of a dataset."""
 LEAST_ACCOUNTS = 512
 """Small books come in fewer buckets than eight."""
-STAGES = {
-    "exposures": "_exposures",
-    "units": "_units",
-    "totals": "_totals",
-    "theta": "_theta",
-    "advance": "_advance",
-    "sums": "_sums",
-}
-"""Programs of the engine by the name of the stage."""
 SCENARIO_TILE = 1024
 
 
@@ -116,52 +103,6 @@ def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[di
         }
         for shape, took in sorted(seconds.items(), key=lambda item: -item[1])
     ]
-
-
-@contextmanager
-def _timed(owner: Any, attribute: str, name: str, spent: dict[str, float]) -> Iterator[None]:
-    """Add the seconds of every call of a function to ``spent``, its answer waited for."""
-    plain = getattr(owner, attribute, None)
-    if plain is None:
-        yield
-        return
-
-    def timed(*arguments: Any, **named: Any) -> Any:
-        answer: list[Any] = []
-        took = seconds_of(lambda: answer.append(jax.block_until_ready(plain(*arguments, **named))))
-        spent[name] = spent.get(name, 0.0) + took
-        return answer[0]
-
-    setattr(owner, attribute, timed)
-    try:
-        yield
-    finally:
-        setattr(owner, attribute, plain)
-
-
-def stage_profile(ours: Ours, held: list[Bucket], priced: WindowTables) -> dict[str, float]:
-    """Seconds of each stage of a replay in one thread, each waited for.
-
-    ``host transfer`` is the answer coming back; ``other`` is Python, padding and joining.
-    """
-    spent: dict[str, float] = {}
-    points = [(engine_module, attribute, name) for name, attribute in STAGES.items()]
-    points.append((sys.modules["jax"], "device_get", "host transfer"))
-
-    def replay() -> None:
-        for bucket in held:
-            for batch in bucket.batches:
-                ours.result(batch, priced)
-
-    def wrapped(rest: list[tuple[Any, str, str]]) -> float:
-        if not rest:
-            return seconds_of(replay)
-        owner, attribute, name = rest[0]
-        with _timed(owner, attribute, name, spent):
-            return wrapped(rest[1:])
-
-    total = wrapped(points)
-    return spent | {"other": total - sum(spent.values()), "total": total}
 
 
 def _tile_worst(table: Array, books: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -72,7 +72,7 @@ def added_bucket(sides: Sides, amount: Float[Array, ""], days: Float[Array, ""])
 
 
 def fold_bucket(
-    folded: tuple[Array, ...], bucket: tuple[Array, ...], columns: Float[Array, " model_column"]
+    folded: tuple[Array, ...], bucket: tuple[Array, ...], columns: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """An expiry bucket goes to the side of its net delta and to that of its net vega."""
     days = columns[DAYS]
@@ -223,7 +223,7 @@ def unit_charges(
     }
 
 
-def aggregate(charges: Charges, params: BybitParameters) -> Float[Array, ""]:
+def aggregate(charges: Charges, params: BybitParameters) -> Float[Array, " *axes"]:
     """Maintenance margin of a unit, USD: the sum of its charges."""
     return sum(charges.values(), jnp.zeros_like(charges["max_loss"]))
 

@@ -368,7 +368,7 @@ def added_charges(charges: Charges) -> Float[Array, "..."]:
     return charges["mr3"] + charges["mr4"] + charges["mr5"] + charges["mr9"]
 
 
-def aggregate(charges: Charges, params: OkxParameters) -> Float[Array, ""]:
+def aggregate(charges: Charges, params: OkxParameters) -> Float[Array, " *axes"]:
     """MMR of a unit: ``max(max(MR1, MR2, MR6) + MR3 + MR4 + MR5 + MR9, MR7)``. Source: S, D."""
     return jnp.maximum(worst_charge(charges, params) + added_charges(charges), charges["mr7"])
 
@@ -442,7 +442,7 @@ def unit_spot(
 
 
 def fold_bucket(
-    folded: tuple[Array, ...], bucket: tuple[Array, ...], columns: Float[Array, " model_column"]
+    folded: tuple[Array, ...], bucket: tuple[Array, ...], columns: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """An expiry bucket is charged for its net delta (MR4) and counts its net vega (MR3)."""
     (basis, vega_gross), (delta, vega) = folded, bucket

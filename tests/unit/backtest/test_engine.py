@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 
 from backtest.batching import Batch, batches
-from backtest.engine import (
-    COUNT_COLUMNS,
-    SUM_UNIT_USD,
-    Engine,
-    TileResult,
-    WindowTables,
-    initial_state,
-    over_times,
-    sum_columns,
-)
+from backtest.engine import Engine, initial_state, over_times
 from backtest.model_records import contract_records
 from backtest.okx_records import okx_parameters
+from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, sum_columns
 from backtest.what_if import terms_of
+from backtest.window_records import TileResult, WindowTables
 from kernels.episodes import STATUS_MASK
 from kernels.models import okx
 from kernels.status import STATUS_NAMES

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from backtest import settle
-from backtest.engine import TileResult
+from backtest.window_records import TileResult
 from tests.unit.backtest.test_engine import TIMES, batch, engine, replay, whole
 
 
@@ -49,7 +49,7 @@ def test_near_accounts_are_settled(batch, whole: TileResult, monkeypatch: pytest
             np.testing.assert_array_equal(one[..., mine], other[..., mine])
     # Counts and money add up to what the accounts say.
     expected = np.round(np.nan_to_num(mixed.margin.equity_usd) / 1e-4).sum(axis=1)
-    from backtest.engine import sum_columns
+    from backtest.tile_programs import sum_columns
     from kernels.models import okx
 
     column = sum_columns(okx.MODEL).index("equity_usd")

@@ -80,7 +80,8 @@ def batch_margin(book: Book, table: Table, params: OkxParameters) -> Any:
     """All stages in one program: totals of every account, and their multipliers."""
     exposures = account.batch_exposures(book, table, params)
     units = account.batch_units(exposures, book, table, params)
-    margin = account.batch_totals(units, book, table, params)
+    balances = account.batch_balances(exposures, book, table, params)
+    margin = account.batch_totals(units, balances, book, table, params)
     free = jnp.full_like(margin.margin_level, jnp.inf)
     return margin, account.batch_theta(units, margin, params, dict.fromkeys(CHARGES, free))
 

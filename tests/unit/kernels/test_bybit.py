@@ -347,7 +347,8 @@ def all_margins(
 ) -> tuple[UnitMargin, AccountMargin, dict[str, jax.Array]]:
     exposures = account.batch_exposures(book, table, params)
     units = account.batch_units(exposures, book, table, params)
-    totals = account.batch_totals(units, book, table, params)
+    balances = account.batch_balances(exposures, book, table, params)
+    totals = account.batch_totals(units, balances, book, table, params)
     free = jnp.full_like(totals.margin_level, jnp.inf)
     theta = account.batch_theta(units, totals, params, dict.fromkeys(bybit.CHARGES, free))
     return units, totals, theta
