@@ -84,7 +84,7 @@ def _explain_one(error: ErrorDetails, kind: Any, prefix: Place) -> str:
     if what == "missing":
         return f"key '{key}' is missing"
     if what in ("union_tag_invalid", "union_tag_not_found"):
-        return _explain_tag(error, place, kind)
+        return _explain_tag(error, place, found)
     if what in ("model_type", "dict_type", "model_attributes_type"):
         fields = _fields(found)
         text = f"a table with the keys {', '.join(fields)}" if fields else "a table"

@@ -7,6 +7,7 @@ import pytest
 
 from backtest.config import RunConfig, load_config
 from backtest.errors import ConfigError
+from backtest.ingest.config import load_ingest_config
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
 from backtest.schedule import load_rules
@@ -15,6 +16,7 @@ from backtest.schedule import load_rules
 CONFIGS = PROJECT_ROOT / "configs"
 RUNS = sorted(CONFIGS.glob("*.toml"))
 SETS = sorted((CONFIGS / "params").glob("*.toml"))
+INGESTS = sorted((CONFIGS / "ingest").glob("*.toml"))
 
 
 @pytest.fixture(params=RUNS, ids=lambda path: path.stem)
@@ -69,3 +71,10 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     broken.write_text(text.replace("accounts = 200", "acounts = 200"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"smoke\.toml.*acounts"):
         load_config(broken)
+
+
+@pytest.mark.parametrize("path", INGESTS, ids=lambda path: path.stem)
+def test_an_ingest_reads_downloads(path: Path) -> None:
+    config = load_ingest_config(path)
+    patterns = [pattern for source in config.source for pattern in source.files]
+    assert all(pattern.startswith("../../build/downloads/") for pattern in patterns)

@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from backtest.cli import COMMANDS
+from backtest.ingest.config import IngestConfig
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT, real_data_root
 from backtest.schema import TABLES
@@ -44,6 +45,14 @@ def test_the_readme_counts_the_labels_right() -> None:
     for label in "SPDA":
         assert re.search(rf"\| `{label}` \|.*\| {labels.count(label)} \|", README)
     assert f"{labels.count('A')} of the {len(labels)} entries" in README
+
+
+def test_mappings_in_the_documents_are_valid() -> None:
+    text = (PROJECT_ROOT / "docs" / "data-in.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert IngestConfig.model_validate(tomllib.loads(block)["ingest"]).source
 
 
 @pytest.mark.skipif(DATA is None, reason="no real market history (PMSTRESS_DATA)")

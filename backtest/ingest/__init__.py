@@ -1,0 +1,1 @@
+"""Files that people already have, as a canonical dataset."""

@@ -1,0 +1,233 @@
+"""Plain CSV files by a mapping."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from backtest.dataset import Dataset
+from backtest.errors import ConfigError, DataError
+from backtest.ingest.config import load_ingest_config
+from tests.unit.ingest.venue_files import make, write_text
+
+
+CONFIG = """
+[ingest]
+interval = "1h"
+buckets = 2
+
+[[ingest.source]]
+name = "terms"
+kind = "csv"
+table = "instruments"
+files = ["terms.csv"]
+columns = { instrument_id = "id", kind = "kind", coin = "coin", settle = "settle", \
+style = { value = "linear" }, multiplier = "size" }
+
+[[ingest.source]]
+name = "prices"
+kind = "csv"
+table = "marks"
+files = ["marks.csv"]
+delimiter = ";"
+decimal = ","
+time = { column = "Zeit", format = "%d.%m.%Y %H:%M", zone = "Europe/Vienna" }
+columns = { instrument_id = "Instrument", mark_price = "Kurs" }
+
+[[ingest.source]]
+name = "index"
+kind = "csv"
+table = "quotes"
+files = ["index.csv"]
+time = { column = "open", format = "s", bar = "1h" }
+columns = { base = { column = "pair", names = { "XBT/USD" = "BTC" } }, quote = { value = "USD" }, \
+price = "close" }
+
+[[ingest.source]]
+name = "balances"
+kind = "csv"
+table = "balances"
+files = ["balances.csv"]
+time = { column = "time", format = "iso" }
+columns = { account_id = "who", currency = "ccy", cash = "amount" }
+
+[[ingest.source]]
+name = "positions"
+kind = "csv"
+table = "positions"
+files = ["positions.csv"]
+time = { column = "time", format = "iso" }
+columns = { account_id = "who", instrument_id = "id", contracts = { column = "short", scale = -1 } }
+"""
+
+
+def write_files(folder: Path) -> None:
+    write_text(folder / "terms.csv", "id,kind,coin,settle,size\nBTC-PERP,perpetual,BTC,USD,0.1\n")
+    write_text(
+        folder / "marks.csv",
+        "Zeit;Instrument;Kurs\n"
+        "05.08.2024 02:00;BTC-PERP;58.000,5\n05.08.2024 03:00;BTC-PERP;57.000,25",
+    )
+    first = 1_722_812_400  # 4 August, 23:00 UTC: known at midnight
+    bars = f"open,pair,close\n{first},XBT/USD,58010\n{first + 3600},XBT/USD,57010\n"
+    write_text(folder / "index.csv", bars)
+    write_text(
+        folder / "balances.csv",
+        "who,time,ccy,amount\nann,2024-08-05T00:00:00Z,USD,1000\nbob,2024-08-05T00:00:00Z,BTC,-2\n",
+    )
+    write_text(
+        folder / "positions.csv", "who,time,id,short\nann,2024-08-05T02:00:00+02:00,BTC-PERP,3\n"
+    )
+
+
+def test_a_whole_dataset_of_csv_files(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    report = make(tmp_path, CONFIG)
+    dataset = report.dataset
+    midnight = pd.Timestamp("2024-08-05T00:00Z")
+    marks = dataset.marks()
+    assert list(marks["time"]) == [midnight, midnight + pd.Timedelta(hours=1)]
+    assert marks["mark_price"].tolist() == [58_000.5, 57_000.25]
+    index = dataset.index()
+    assert index.loc[index["currency"] == "BTC", "usd"].tolist() == [58_010.0, 57_010.0]
+    held = pd.concat([dataset.positions(midnight, b) for b in dataset.bucket_ids()])
+    assert held["contracts"].tolist() == [-3.0]
+    assert np.isnan(held["entry_price"].to_numpy(float)).all()
+    people = pd.concat([dataset.accounts(b) for b in dataset.bucket_ids()])
+    assert sorted(people["account_id"].astype(str)) == ["ann", "bob"]
+    assert set(people["segment"].astype(str)) == {"ingested"}
+    (note,) = report.notes
+    assert note.startswith("assumed: 2 accounts that no file describes have segment and borrow")
+    assert {name: tally.read for name, tally in report.tallies.items()} == {
+        "terms": 1, "prices": 2, "index": 2, "balances": 2, "positions": 1,
+    }  # fmt: skip
+
+
+def test_rows_of_unknown_things_are_quarantined(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    with (tmp_path / "balances.csv").open("a") as file:
+        file.write("eve,2024-08-05T00:00:00Z,LUNA,5\nann,2024-08-05T00:00:00Z,USD,7\n")
+    with (tmp_path / "positions.csv").open("a") as file:
+        file.write("eve,yesterday,BTC-PERP,5\nann,2024-08-05T00:00:00Z,ETH-PERP,7\n")
+    text = CONFIG.replace("[ingest]", "[ingest]\nmax_quarantined_share = 0.9")
+    report = make(tmp_path, text)
+    assert report.quarantine is not None
+    rows = pd.read_csv(report.quarantine).to_numpy().tolist()
+    key = "time, account_id, currency"
+    assert [row[2:] for row in rows] == [
+        ["balances.csv", 2, key, "2024-08-05 00:00:00+00:00 ann USD", "duplicate key"],
+        ["balances.csv", 5, key, "2024-08-05 00:00:00+00:00 ann USD", "duplicate key"],
+        ["balances.csv", 4, "currency", "LUNA", "unknown currency"],
+        ["positions.csv", 3, "time", "yesterday", "not a time"],
+        ["positions.csv", 4, "instrument_id", "ETH-PERP", "unknown instrument"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'table = "marks"',
+            'table = "prices"',
+            r"source\[1\]\.table': is 'prices'; allowed: instruments, index",
+        ),
+        ("mark_price =", "markprice =", "columns.markprice.*table 'marks' has instrument_id"),
+        (', mark_price = "Kurs"', "", "columns.mark_price' is missing"),
+        (
+            'format = "s"',
+            'format = "seconds"',
+            "is 'seconds'; allowed: iso, s, ms, us, ns, or a pattern",
+        ),
+        ('interval = "1h"', 'interval = "hourly"', "ingest.interval"),
+        (
+            'kind = "csv"\ntable = "marks"',
+            'kind = "cvs"\ntable = "marks"',
+            "'cvs'; allowed: binance",
+        ),
+        ("Europe/Vienna", "Wien", "zone 'Wien': no such time zone"),
+        ('files = ["marks.csv"]', 'files = ["mark.csv"]', r"no file matches 'mark\.csv'"),
+        ('name = "index"', 'name = "prices"', "two sources have the same 'name'"),
+        ("buckets = 2", "bukets = 2", "did you mean 'ingest.buckets'"),
+    ],
+)
+def test_mistakes_in_the_mapping_are_explained(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    write_files(tmp_path)
+    assert CONFIG.count(old) >= 1
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path, CONFIG.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("marks.csv", "Zeit;Instrument\n", "mark"),
+        (
+            "marks.csv",
+            "Zeit;Instrument;Preis\n1;2;3\n",
+            "column 'Kurs' is missing; found: Zeit, Ins",
+        ),
+        ("marks.csv", "a;a\n1;2\n", "column 'a' occurs more than once"),
+    ],
+)
+def test_files_that_lack_a_column_are_named(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    write_files(tmp_path)
+    write_text(tmp_path / file, text)
+    with pytest.raises(DataError, match=message):
+        make(tmp_path, CONFIG)
+
+
+def test_accounts_join_a_dataset_that_is_there(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    out = tmp_path / "dataset"
+    head, *sources = CONFIG.split("[[ingest.source]]")
+    market = "[[ingest.source]]".join([head, *sources[:3]])
+    accounts = "[[ingest.source]]".join([head, *sources[3:]])
+    with pytest.raises(ConfigError, match="not a dataset; the configuration has accounts only"):
+        make(tmp_path, accounts, out)
+    make(tmp_path, market, out)
+    report = make(tmp_path, accounts, out)
+    assert report.rows == {"balances": 2, "positions": 1, "accounts": 2}
+    # A second time every row is there already.
+    with pytest.raises(DataError, match=r"3 of 3 rows are quarantined \(3 duplicate key\)"):
+        make(tmp_path, accounts, out)
+    assert sum(len(Dataset.open(out).accounts(b)) for b in (0, 1)) == 2
+
+
+def test_the_result_does_not_depend_on_how_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path)
+    start = pd.Timestamp("2024-08-01T00:00Z")
+    times = [start + pd.Timedelta(minutes=20 * i) for i in range(400)]
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"Zeit": times, "Instrument": "BTC-PERP", "Kurs": rng.uniform(1, 2, 400)})
+    text = CONFIG.replace('format = "%d.%m.%Y %H:%M", zone = "Europe/Vienna"', 'format = "iso"')
+    text = text.replace('delimiter = ";"\ndecimal = ","\n', "")
+    (tmp_path / "marks.csv").write_text(frame.to_csv(index=False))
+    whole = make(tmp_path, text, tmp_path / "whole").dataset.marks()
+    monkeypatch.setattr("backtest.ingest.files.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("backtest.ingest.staging.FLUSH_ROWS", 50)
+    monkeypatch.setattr("backtest.ingest.staging.WINDOW_ROWS", 30)
+    pieces = make(tmp_path, text, tmp_path / "pieces").dataset.marks()
+    pd.testing.assert_frame_equal(whole, pieces)
+    assert len(whole) == 134
+
+
+def test_staged_rows_are_gone_after_an_error(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    write_text(tmp_path / "index.csv", "open,pair,close\n1722812400,XBT/EUR,58010\n")
+    with pytest.raises(DataError, match="no index price of BTC"):
+        make(tmp_path, CONFIG)
+    assert not (tmp_path / "dataset" / ".ingest").exists()
+    write_files(tmp_path)
+    assert make(tmp_path, CONFIG).dataset.meta.interval_seconds == 3600
+
+
+def test_a_file_without_the_section(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"section \[ingest\] is missing"):
+        load_ingest_config(write_text(tmp_path / "x.toml", "[market]\n"))
