@@ -39,6 +39,7 @@ COMMANDS = {
     "explain": Entry("explain", "explain", "Every step of one account's margin at one time."),
     "margin": Entry("margin", "margin", "What-if calculator: every charge of one portfolio file."),
     "population": Entry("population", "population", "Add synthetic accounts to a market dataset."),
+    "fetch": Entry("fetch", "fetch", "Fetch public history of OKX, Bybit, Deribit, Binance."),
     "ingest": Entry("ingest", "ingest", "Make a dataset of files: downloads, CSV, accounts."),
     "dataset": Entry(
         "dataset",

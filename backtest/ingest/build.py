@@ -19,6 +19,7 @@ from backtest.ingest.config import (
     BinanceSource,
     CsvSource,
     DeribitSource,
+    FetchedSource,
     IngestConfig,
     OkxAccountSource,
     OkxInstrumentsSource,
@@ -26,6 +27,7 @@ from backtest.ingest.config import (
     TardisSource,
     source_label,
 )
+from backtest.ingest.fetched import read_fetched
 from backtest.ingest.files import matching
 from backtest.ingest.grid import Grid, GridCounts, check_index
 from backtest.ingest.intake import Intake
@@ -273,6 +275,8 @@ def market_reader(source: Source, paths: list[Path], intake: Intake) -> Iterator
             return read_deribit(source, paths, intake)
         case CsvSource() if source.table not in ("instruments", *TABLE_NAMES):
             return read_market_csv(source, paths, intake)
+        case FetchedSource():
+            return read_fetched(source, paths, intake)
         case _:
             return None
 

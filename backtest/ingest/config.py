@@ -87,6 +87,12 @@ class OkxInstrumentsSource(_Source):
     kind: Literal["okx_instruments"]
 
 
+class FetchedSource(_Source):
+    """Journals of folders that ``pmstress fetch`` has filled; their whole pages are read."""
+
+    kind: Literal["fetched"]
+
+
 class TimeFormat(Section):
     """How a column of times is written."""
 
@@ -173,6 +179,7 @@ Source = Annotated[
     | DeribitSource
     | OkxAccountSource
     | OkxInstrumentsSource
+    | FetchedSource
     | CsvSource,
     Field(discriminator="kind"),
 ]

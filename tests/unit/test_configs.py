@@ -7,6 +7,8 @@ import pytest
 
 from backtest.config import RunConfig, load_config
 from backtest.errors import ConfigError
+from backtest.fetch.config import load_fetch_config
+from backtest.fetch.run import series_of
 from backtest.ingest.config import load_ingest_config
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT
@@ -71,6 +73,11 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     broken.write_text(text.replace("accounts = 200", "acounts = 200"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"smoke\.toml.*acounts"):
         load_config(broken)
+
+
+def test_fetched_history_is_of_known_series() -> None:
+    config = load_fetch_config(CONFIGS / "fetch" / "okx.toml")
+    assert [len(list(series_of(source))) for source in config.source] == [3 + 3 + 3]
 
 
 @pytest.mark.parametrize("path", INGESTS, ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from backtest.cli import COMMANDS
+from backtest.fetch.config import FetchConfig
 from backtest.ingest.config import IngestConfig
 from backtest.params import load_parameter_set
 from backtest.paths import PROJECT_ROOT, real_data_root
@@ -52,7 +53,9 @@ def test_mappings_in_the_documents_are_valid() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert blocks
     for block in blocks:
-        assert IngestConfig.model_validate(tomllib.loads(block)["ingest"]).source
+        content = tomllib.loads(block)
+        kind = IngestConfig if "ingest" in content else FetchConfig
+        assert kind.model_validate(*content.values()).source
 
 
 @pytest.mark.skipif(DATA is None, reason="no real market history (PMSTRESS_DATA)")
