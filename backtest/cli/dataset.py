@@ -1,4 +1,4 @@
-"""Commands ``pmstress dataset build / check / describe``: canonical datasets."""
+"""Commands ``pmstress dataset build / check / describe / report``: canonical datasets."""
 
 import json
 from collections.abc import Iterator
@@ -67,6 +67,26 @@ def describe(folder: _Folder, as_json: _Json = False) -> None:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
         _print_description(found)
+
+
+@app.command()
+def report(
+    folder: _Folder,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the report.")],
+) -> None:
+    """Report on the quality of a dataset: one page with pictures, and tables.
+
+    Gaps, coverage, listings and delistings, stale marks, jumps, absurd or crossed
+    volatilities, put-call parity and calendar arbitrage. Findings are no errors.
+
+    Example: pmstress dataset report build/datasets/demo --out build/quality
+    """
+    from backtest.market_report.build import build_report  # slow to import
+
+    made = build_report(Dataset.open(folder), out)
+    for name, count in made.findings.items():
+        typer.echo(f"{name}: {count:,}")
+    typer.echo(f"report: {made.page}")
 
 
 def load_market_config(path: Path) -> Any:

@@ -1,0 +1,1 @@
+"""A page about the quality of a dataset: what is missing, stale, absurd or contradicts itself."""
