@@ -30,6 +30,8 @@ class RetryConfig(Section):
     attempts: int = Field(default=8, ge=1, le=100)
     first_wait: Duration = timedelta(seconds=1)
     most_wait: Duration = timedelta(seconds=60)
+    give_up_after: int = Field(default=2, ge=1)
+    """Pages in a row that a venue does not give, before the rest of it is left for the next run."""
     again_if_short: int = Field(default=1, ge=0, le=10)
     """How often a page that lacks bars is asked for again before it is believed."""
 

@@ -89,6 +89,8 @@ class _Fetch:
         self.journal = Journal.read(out)
         self.report = FetchReport(out)
         self.transports = dict(world.transports)
+        self.refused: dict[str, int] = {}
+        """Pages in a row that each venue has not given."""
 
     def run(self) -> FetchReport:
         own: list[CcxtTransport] = []
@@ -114,19 +116,32 @@ class _Fetch:
             if self.journal.has(page.key):
                 line = self.journal.lines[page.key]
                 found.reused += 1
+            elif self._is_gone(series.venue):
+                found.failed.append(f"{page.key}: not asked for, {series.venue} does not answer")
+                continue
             else:
                 try:
                     rows, outside = self._page(page)
                 except TemporaryError as error:
                     found.failed.append(f"{page.key}: {error}")
-                    self.world.say(f"{page.key}: given up for now: {error}")
+                    self._refused(series.venue, page.key, error)
                     continue
+                self.refused[series.venue] = 0
                 found.fetched += 1
                 found.outside += outside
                 self._keep(page, rows)
                 line = self.journal.lines[page.key]
             found.rows += line["rows"]
             found.missing += max((page.expected or 0) - line["rows"], 0)
+
+    def _is_gone(self, venue: str) -> bool:
+        return self.refused.get(venue, 0) >= self.config.retry.give_up_after
+
+    def _refused(self, venue: str, key: str, error: TemporaryError) -> None:
+        self.refused[venue] = self.refused.get(venue, 0) + 1
+        self.world.say(f"{key}: given up for now: {error}")
+        if self._is_gone(venue):
+            self.world.say(f"{venue} does not answer; the rest of it is left for the next run")
 
     def _keep(self, page: Page, rows: list[Row]) -> None:
         series = page.series
@@ -161,6 +176,9 @@ class _Fetch:
         venue = VENUES[source.venue]
         series = Series(source.venue, "options", coin, source.interval)
         found = self.report.series.setdefault(_title(series), SeriesReport())
+        if self._is_gone(source.venue):
+            found.failed.append(f"{_title(series)}: not asked for, {source.venue} does not answer")
+            return
 
         def ask() -> list[Row]:
             question = venue.ask_chain(coin)

@@ -203,6 +203,21 @@ def test_a_venue_that_does_not_come_back_is_left_for_later(tmp_path: Path) -> No
     check_bars(report, "marks", 10)
 
 
+def test_a_venue_that_is_gone_is_not_asked_for_every_page(tmp_path: Path) -> None:
+    waits: list[float] = []
+    with serving(dict.fromkeys(range(1, 50), 503)) as server:
+        around = world(PlainTransport(server.url), waits=waits)
+        with pytest.raises(RunError, match="pages could not be fetched"):
+            fetch(config(OKX | {"options": ["BTC"]}, attempts=3), tmp_path, around)
+        assert len(server.asked) == 1 + 2 * 3, "one page, then two that do not come"
+        assert waits == [1.0, 2.0, 1.0, 2.0]
+        server.faults.clear()
+        report = fetch(config(OKX), tmp_path, around)
+    assert report.series["okx marks BTC-USDT-SWAP"].reused == 1
+    check_bars(report, "marks", 10)
+    check_bars(report, "index", 10)
+
+
 def test_pages_are_asked_for_once(tmp_path: Path) -> None:
     with serving() as server:
         around = world(PlainTransport(server.url))
