@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from backtest import precision as precision
+from backtest.apart import computed_apart
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
-from kernels.apart import computed_apart
 from kernels.breakeven import Multipliers
 from kernels.debts import Ledger, Moved
 from kernels.episodes import AccountState

@@ -12,8 +12,8 @@ import jax
 from jax.profiler import ProfileData, ProfileOptions
 
 from backtest import engine as engine_module
+from backtest.apart import STAGE_SCOPE
 from backtest.bench.laps import seconds_of
-from kernels.apart import STAGE_SCOPE
 
 
 PROGRAM = "through_window"

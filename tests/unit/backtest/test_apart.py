@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from kernels.apart import STAGE_SCOPE, computed_apart
+from backtest.apart import STAGE_SCOPE, computed_apart
 
 
 def doubled(x: Array, y: Array) -> dict[str, Array]:

@@ -27,13 +27,15 @@ def computed_apart(
         inputs: what it is called with.
         otherwise: the answer where it is not needed; None = zeros.
     """
+    # Compiled inside the program as everything else; only so is it traced once and not twice.
+    traced = jax.jit(stage)
 
     def nothing(*_: Any) -> Any:
         if otherwise is not None:
             return otherwise
-        shapes = jax.eval_shape(stage, *inputs)
+        shapes = jax.eval_shape(traced, *inputs)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     named = stage.func if isinstance(stage, partial) else stage
     with jax.named_scope(f"{STAGE_SCOPE}{getattr(named, '__name__', 'stage').strip('_')}"):
-        return jax.lax.cond(is_needed, stage, nothing, *inputs)
+        return jax.lax.cond(is_needed, traced, nothing, *inputs)
