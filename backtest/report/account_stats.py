@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from backtest.statistics.frequency_curve import MULTIPLIERS, count_up_to
+
 from . import frames
 from .reader import Results
 
 
 LEVEL_GRID = np.union1d(np.logspace(-1, 2, 301), [1.0, 1.1, 3.0])
 """Margin levels (ratio, 1 = 100 %) at which the distribution of worst levels is counted."""
-_ABOVE_ONE = np.exp(np.linspace(0, np.log(5), 201)[1:])
 BREAK_EVEN_POINTS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
-THETA_GRID = np.unique(np.concatenate([1 / _ABOVE_ONE, _ABOVE_ONE, BREAK_EVEN_POINTS]))
+THETA_GRID = MULTIPLIERS
 """Multipliers of a charge at which break-even curves are counted, with the points of tables."""
 TOP_LOSSES = 50
 SEGMENT_SUMS = (
@@ -153,17 +154,11 @@ def _add_losses(stats: AccountStats, losers: pd.DataFrame) -> None:
 def _add_distributions(stats: AccountStats, batch: pd.DataFrame) -> None:
     level = frames.numbers(batch, "worst_margin_level")
     stats.without_level += int(np.isnan(level).sum())
-    stats.level_counts += _count_up_to(LEVEL_GRID, level)
+    stats.level_counts += count_up_to(LEVEL_GRID, level)
     for charge in stats.names:
-        stats.theta_counts[charge] += _count_up_to(
+        stats.theta_counts[charge] += count_up_to(
             THETA_GRID, frames.numbers(batch, f"theta_{charge}")
         )
-
-
-def _count_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Number of values <= each point of a rising grid; NaN counts nowhere."""
-    at = np.searchsorted(grid, values[~np.isnan(values)], side="left")
-    return np.bincount(at, minlength=len(grid) + 1)[: len(grid)].cumsum()
 
 
 def _add_segments(stats: AccountStats, batch: pd.DataFrame, liquidated: np.ndarray) -> None:

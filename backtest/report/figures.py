@@ -12,6 +12,7 @@ from .figures_accounts import (
 from .figures_margin import (
     figure_break_even as figure_break_even,
     figure_charges_of_liquidated as figure_charges_of_liquidated,
+    figure_elasticities as figure_elasticities,
     figure_levels as figure_levels,
 )
 from .figures_paths import figure_parameter_paths as figure_parameter_paths
@@ -31,5 +32,6 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "charges_by_time": figure_charges_by_time,
     "worst_margin_levels": figure_levels,
     "break_even": figure_break_even,
+    "elasticities": figure_elasticities,
 }
 """Figures of the report by file name."""

@@ -8,6 +8,7 @@ from matplotlib.ticker import NullLocator
 
 from . import text, theme
 from .account_stats import LEVEL_GRID, THETA_GRID, AccountStats, account_stats
+from .break_even import curves
 from .figures_time import shown_sets
 from .reader import Results
 
@@ -254,3 +255,63 @@ def _draw_curves(axis: Axes, results: Results, name: str) -> None:
     )
     axis.set_title(theme.label(name))
     axis.set_xlabel("multiplier of the charge, log scale")
+
+
+def figure_elasticities(results: Results) -> Figure:
+    """Accounts that flip if one charge changes by a tenth: a tornado for each set."""
+    sets = [s for s in shown_sets(results) if account_stats(results, s).scored][:4]
+    title = "Accounts that flip if one charge is a tenth smaller or larger"
+    if not sets:
+        return theme.empty_figure(title, "No account was scored")
+    found = {name: _flips(results, name) for name in sets}
+    rows = [max(len(flips), 1) for flips in found.values()]
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(
+            title, 1.1 + 0.26 * sum(rows) + 0.35 * len(rows), len(rows), height_ratios=rows
+        )
+        for axis, name in zip(grid[:, 0], sets, strict=True):
+            _draw_tornado(axis, found[name])
+            axis.set_title(theme.label(name))
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _flips(results: Results, name: str) -> list[tuple[str, int, int]]:
+    """Charge, accounts saved by a smaller one, newly liquidated by a larger one; most first."""
+    found = curves(results, name)
+    flips = [
+        (c.short, found[c.name].saved, found[c.name].newly_liquidated)
+        for c in results.charges(name)
+    ]
+    return sorted((f for f in flips if f[1] + f[2]), key=lambda f: -(f[1] + f[2]))
+
+
+def _draw_tornado(axis: Axes, flips: list[tuple[str, int, int]]) -> None:
+    if not flips:
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "No account flips", ha="center", va="center", color=theme.MUTED)
+        return
+    y = np.arange(len(flips))
+    saved, new = (np.array([f[k] for f in flips], float) for k in (1, 2))
+    axis.barh(
+        y, -saved, color=theme.SET_COLORS[0], height=0.7, label="saved: charge a tenth smaller"
+    )
+    axis.barh(
+        y,
+        new,
+        color=theme.SET_COLORS[1],
+        height=0.7,
+        hatch="////",
+        edgecolor=theme.PAPER,
+        label="newly liquidated: charge a tenth larger",
+    )
+    axis.axvline(0, color=theme.MUTED, linewidth=0.8)
+    axis.set_yticks(y, [theme.label(f[0], 24) for f in flips])
+    axis.set_ylim(len(flips) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.xaxis.set_major_formatter(
+        lambda v, _: text.number(abs(v)) if float(v).is_integer() else ""
+    )
+    axis.set_xlabel("accounts")

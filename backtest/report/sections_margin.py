@@ -6,6 +6,7 @@ import pandas as pd
 
 from . import cells, frames, tables, text
 from .account_stats import account_stats
+from .break_even import MOST_ACCOUNTS, near_flips, near_groups
 from .cells import Cell, Column, PageTable, page_table
 from .quality import checks
 from .reader import Results
@@ -87,7 +88,7 @@ _TRIGGERS = (
 
 
 def break_even_section(results: Results) -> Section:
-    """How close accounts are to the trigger, charge by charge."""
+    """How close accounts are to the trigger, charge by charge, and which ones are closest."""
     columns = [Column("parameter_set", "Set"), Column("label", "Charge")]
     columns += [
         Column(f"at_{m:g}", f"{text.TIMES} {m:g}", cells.share) for m in tables.BREAK_EVEN_POINTS
@@ -107,7 +108,8 @@ def break_even_section(results: Results) -> Section:
     )
     caption = (
         f"{agree} Left of 1 the charge is lowered, right of 1 raised. Exact for parameters that "
-        "scale a charge linearly; price moves of option books do not."
+        "scale a charge linearly; price moves of option books do not, nor does any charge of an "
+        "account whose open orders decide which of its portfolios binds."
     )
     return Section(
         "break-even",
@@ -115,9 +117,57 @@ def break_even_section(results: Results) -> Section:
         "For each account the run keeps the multiplier of each charge that just liquidates it; "
         "the curves are their distribution. Elasticity: percent more accounts liquidated for one "
         f"percent more of the charge, between {text.TIMES} 0.9 and {text.TIMES} 1.1.",
-        [Picture("break_even", caption)],
-        [table],
+        [
+            Picture("break_even", caption),
+            Picture("elasticities", "Read off the curves; every other charge stays as it is."),
+        ],
+        [table, *_about_to_flip(results)],
     )
+
+
+def _about_to_flip(results: Results) -> list[PageTable]:
+    """Accounts of the champion nearest to the trigger, and who they are."""
+    name = results.champion
+    found = near_flips(results, name)
+    labels = {c.name: c.label for c in results.charges(name)}
+    groups = near_groups(results)
+    return [
+        page_table(
+            frames.rows(groups, groups["parameter_set"] == name),
+            _NEAR_GROUPS,
+            f"Who flips under {quote(name)} if one charge changes by at most a tenth",
+            folded=True,
+            empty="No account is that close.",
+        ),
+        page_table(
+            frames.renamed(found, "charge", labels).head(MOST_ACCOUNTS),
+            _NEAR,
+            f"Accounts about to flip under {quote(name)}, the nearest first",
+            50,
+            folded=True,
+            empty="No account is that close.",
+        ),
+    ]
+
+
+_NEAR_GROUPS = (
+    Column("dimension", "Dimension"),
+    Column("group", "Group"),
+    Column("newly_liquidated", "Newly liquidated", cells.count, "a charge raised"),
+    Column("saved", "Saved", cells.count, "a charge lowered"),
+)
+_NEAR = (
+    Column("account_id", "Account"),
+    Column("segment", "Segment"),
+    Column("direction", "Flips to"),
+    Column("charge", "Charge", None, "nearest to its break-even"),
+    Column("multiplier", "Multiplier", cells.ratio, "of that charge"),
+    Column("start_gross_notional_usd", "Gross notional", cells.money),
+    Column("start_equity_usd", "Equity", cells.money),
+    Column("start_option_notional_usd", "Options", cells.money),
+    Column("start_net_delta_usd", "Net delta", cells.money),
+    Column("worst_time", "Worst time", cells.moment, "UTC"),
+)
 
 
 def loss_section(results: Results) -> Section:

@@ -8,6 +8,7 @@ import pandas as pd
 from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from .bootstrap import Estimate
+from .break_even import elasticity_table, near_flip_table, near_groups
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .dated import period_table, step_table, switch_table
 from .frequency import (
@@ -320,6 +321,9 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "worst_margin_levels": level_table(results),
         "break_even_curves": break_even_curves(results),
         "break_even_points": break_even_points(results),
+        "elasticities": elasticity_table(results),
+        "about_to_flip": near_flip_table(results),
+        "about_to_flip_groups": near_groups(results),
         "triggers": trigger_table(results),
         "largest_losses": loss_table(results),
         "quarantine": quarantine_table(results),

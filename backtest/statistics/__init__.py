@@ -14,6 +14,7 @@
 | ``scores`` | which set is better: tick loss, FZ0, Diebold and Mariano |
 | ``multiple`` | many accounts at once: Holm, Benjamini-Hochberg and -Yekutieli |
 | ``power`` | what a test could have seen, and what it could not |
+| ``frequency_curve`` | who is liquidated if a charge were scaled, from one replay |
 | ``blocks`` | intervals that respect dependence: the stationary bootstrap over time |
 
 Source ids in the docstrings (``C1`` ... ``C15``) are the features of the backtesting rules.

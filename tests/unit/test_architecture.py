@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "backtest.report": {
         *("backtest.report", "backtest.errors", "jinja2", "markupsafe", "matplotlib"),
         *("numpy", "pandas", "pyarrow", "scipy"),
+        "backtest.statistics.frequency_curve",
     },
     "backtest.statistics": {
         *("backtest.statistics", "backtest.errors", "jaxtyping"),
