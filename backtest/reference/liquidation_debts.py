@@ -1,8 +1,8 @@
 """Repaying a debt in a liquidation: assets are sold for it, at the index.
 
 Assumed where the rule text is silent: an asset is exchanged straight into the currency of the
-debt, in the order of `repay.order`, ties by name; only cash can be sold (neither unrealised profit
-nor option value), and no more of it than the equity of its currency.
+debt, in the order of `repay.order`, equal discount rates by name; only cash can be sold (neither
+unrealised profit nor option value), and no more of it than the equity of its currency.
 """
 
 from backtest.reference.liquidation_stages import State
@@ -11,6 +11,8 @@ from backtest.reference.okx_fees import discounted
 
 
 ORDERS = ("lowest_discount_first", "highest_discount_first")
+RATE_DIGITS = 9
+"""Discount rates that are equal in so many digits are the same."""
 LEAST_USD = 0.01
 """Assets below a cent are none."""
 
@@ -34,7 +36,8 @@ def assets(state: State) -> list[tuple[str, float]]:
         usd = min(equity, account.cash.get(currency, 0.0)) * index
         if usd > LEAST_USD:
             value = discounted(equity, index, currency, state.numbers)["value"]
-            found.append((sign * value / (equity * index), currency, usd))
+            rate = round(value / (equity * index), RATE_DIGITS)
+            found.append((sign * rate, currency, usd))
     return [(currency, usd) for _, currency, usd in sorted(found)]
 
 

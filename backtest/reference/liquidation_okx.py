@@ -271,20 +271,23 @@ def _buckets(unit: str, account: Account, state: State) -> dict[str, float]:
 
     Spot takes part where MR4 charges it (since 2024-06-05), options where MR4 charges them.
     """
-    rule, found = state.numbers["mr4"], dict[str, float]()
+    found = dict[str, float]()
     answer = account.answer["units"].get(unit)
     if answer is None:
         return found
     index = account.answer["detail"]["units"][unit]["index"]
-    if rule["charge_spot"] and answer["spot_in_use"] != 0.0:
+    if state.numbers["mr4"]["charge_spot"] and answer["spot_in_use"] != 0.0:
         found["spot"] = answer["spot_in_use"] * index
     for name, row in account.legs.items():
-        if unit_of(row, state.numbers) == unit and (
-            row["kind"] != "option" or rule["charge_options"]
-        ):
+        if unit_of(row, state.numbers) == unit and _is_charged(row, state.numbers):
             bucket = _bucket(name, state)
             found[bucket] = found.get(bucket, 0.0) + row["cash_delta"]
     return found
+
+
+def _is_charged(row: Row, numbers: Numbers) -> bool:
+    """Whether a leg belongs to a bucket: options where MR4 charges them."""
+    return row["kind"] != "option" or numbers["mr4"]["charge_options"]
 
 
 def _bucket(name: str, state: State) -> str:
@@ -337,5 +340,9 @@ def _close_bucket(unit: str, bucket: str, signed: float, state: State) -> list[F
         quote = state.rules["basis"]["spot_quote"]
         quote = quote if quote in state.account.indexes else "USD"
         return [spot_fill(coin, quote, units, state.account, state.numbers, state.rules)]
-    mine = [row for row in _legs_of(unit, state) if _bucket(row["instrument_id"], state) == bucket]
+    mine = [
+        row
+        for row in _legs_of(unit, state)
+        if _bucket(row["instrument_id"], state) == bucket and _is_charged(row, state.numbers)
+    ]
     return _close_side(mine, signed, state)

@@ -309,15 +309,18 @@ def after_fills(account: Account, fills: Iterable[Fill]) -> dict[str, Any]:
 
 
 def _trade(rows: list[Row], portfolio: dict[str, Any], terms: Row, fill: Fill) -> float:
-    """Change the rows of an instrument; what that pays in the settlement currency, no costs."""
+    """Change the rows of an instrument; what that pays in the settlement currency, no costs.
+
+    What closes all but dust closes all; what is beyond the position is opened at the mark.
+    """
     mine = [row for row in rows if row["instrument_id"] == fill.instrument_id]
     net = sum(float(row["contracts"]) for row in mine)
+    quote = mine[0] if mine else _quote(portfolio, fill.instrument_id)
     if net * fill.contracts >= 0.0:
-        quote = mine[0] if mine else _quote(portfolio, fill.instrument_id)
-        new = {"contracts": fill.contracts, "entry_price": fill.mark}
-        rows.append({**quote, **new})
-        return -fill.contracts * terms["multiplier"] * fill.mark if fill.kind == "option" else 0.0
-    share = min(1.0, -fill.contracts / net)
+        return _opened(rows, quote, terms, fill, fill.contracts)
+    share = -fill.contracts / net
+    beyond = fill.contracts + net if share > 1.0 + DUST else 0.0
+    share = 1.0 if share >= 1.0 - DUST else share
     paid = 0.0
     for row in mine:
         closed = float(row["contracts"]) * share
@@ -329,7 +332,13 @@ def _trade(rows: list[Row], portfolio: dict[str, Any], terms: Row, fill: Fill) -
         entry = fill.mark if row.get("entry_price") is None else float(row["entry_price"])
         pnl = inverse_pnl if terms["style"] == "inverse" else linear_pnl
         paid += pnl(size, entry, fill.mark)
-    return paid
+    return paid + (_opened(rows, quote, terms, fill, beyond) if beyond else 0.0)
+
+
+def _opened(rows: list[Row], quote: Row, terms: Row, fill: Fill, contracts: float) -> float:
+    """Add a lot at the mark; what that pays: an option costs its premium."""
+    rows.append({**quote, "contracts": contracts, "entry_price": fill.mark})
+    return -contracts * terms["multiplier"] * fill.mark if fill.kind == "option" else 0.0
 
 
 def _quote(portfolio: dict[str, Any], name: str) -> Row:

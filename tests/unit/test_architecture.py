@@ -38,7 +38,7 @@ MAY_IMPORT = {
 """All that a package may import besides the standard library."""
 
 ONLY_ENGINE = {"jax.jit", "equinox.filter_jit", "jax.device_put"}
-"""Placing on devices is the engine's alone, compiling that of its programs and scores."""
+"""Placing on devices is the engine's alone; its programs, its scores and the liquidator compile."""
 
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
@@ -144,7 +144,7 @@ def test_only_the_engine_compiles_and_places() -> None:
         if f"{aliases.get(node.value.id, node.value.id)}.{node.attr}" in ONLY_ENGINE
     }
     compiling = {"backtest.apart", "backtest.scores", "backtest.tile_programs"}
-    assert users == {"backtest.engine", *compiling}
+    assert users == {"backtest.engine", "backtest.liquidator", *compiling}
 
 
 def test_files_and_functions_stay_small() -> None:

@@ -41,6 +41,42 @@ def random_book(
     rng = np.random.default_rng(seed)
     usdt = float(rng.choice([1.0, 0.985, 0.93]))
     listed = _listed(rng, usdt, options=options)
+    return _random_account(rng, listed, usdt, numbers, lowest)
+
+
+def random_books(
+    seed: int, count: int, numbers: dict[str, Any], *, options: bool = True
+) -> list[dict[str, Any]]:
+    """Accounts of one market like those of `random_book`; every fourth has lost more than it had.
+
+    Sizes and entries of a contract differ from account to account, its price does not.
+    """
+    rng = np.random.default_rng(seed)
+    usdt = float(rng.choice([1.0, 0.985, 0.93]))
+    market = _listed(rng, usdt, options=options)
+    found = []
+    for k in range(count):
+        mine = []
+        for (item, row), (_, other) in zip(
+            market, _listed(rng, usdt, options=options), strict=True
+        ):
+            entry = other["entry_price"]
+            if entry is not None:
+                entry *= row["mark_price"] / other["mark_price"]
+            mine.append((item, {**row, "contracts": other["contracts"], "entry_price": entry}))
+        lowest = -1.0 if k % 4 == 0 else 0.4
+        found.append(_random_account(rng, mine, usdt, numbers, lowest))
+        found[-1]["spot_mode"] = str(rng.choice(["derivatives_only", "USDT", "USDC", "USD"]))
+    return found
+
+
+def _random_account(
+    rng: np.random.Generator,
+    listed: list[tuple[Any, ...]],
+    usdt: float,
+    numbers: dict[str, Any],
+    lowest: float,
+) -> dict[str, Any]:
     kept = [listed[k] for k in rng.choice(len(listed), rng.integers(1, 7), replace=False)]
     opened = {item["instrument_id"] for item, _ in kept}
     quotes = [

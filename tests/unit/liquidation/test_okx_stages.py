@@ -11,6 +11,7 @@ import pytest
 from backtest.params import load_parameter_set
 from backtest.reference import liquidation_stages as said
 from backtest.reference.liquidation import Liquidation, liquidate
+from backtest.reference.liquidation_trades import Account, account_of, after_fills, fill_of
 from tests.okx_books import PARAMS, future, merged_numbers, option, swap
 from tests.unit.liquidation.liquidation_books import book, rules_of
 
@@ -269,3 +270,42 @@ def test_an_account_without_a_price_is_left_alone() -> None:
     done = liquidate(found, merged_numbers(), rules_of(), active=True)
     assert (done.status, done.is_active, done.steps) == ("unpriced", True, [])
     assert done.portfolio_after is found
+
+
+def traded_once(row: tuple[dict[str, Any], ...], contracts: float) -> tuple[Account, Account]:
+    """The account of 1 BTC before and after a trade in its perpetual."""
+    numbers, rules = merged_numbers(), rules_of()
+    first = account_of(book(row, balances={"USDT": 1e5}), numbers)
+    leg = first.legs["BTC-USDT-SWAP"]
+    fill = fill_of(leg, contracts, first, numbers, rules)
+    return first, account_of(after_fills(first, [fill]), numbers)
+
+
+def test_a_trade_beyond_the_position_opens_the_other_side() -> None:
+    """1 BTC bought at 90,000, 3 sold at 100,000: 10,000 are paid out, -2 stand at 100,000."""
+    first, last = traded_once(swap("BTC-USDT-SWAP", 1.0, 1e5, entry_price=9e4), -3.0)
+    assert last.legs["BTC-USDT-SWAP"]["contracts"] == -2.0
+    assert last.cash["USDT"] == pytest.approx(1e5 + 1e4 - 3 * 275.0)
+    assert last.equity_usd == pytest.approx(first.equity_usd - 3 * 275.0)
+
+
+def test_what_closes_all_but_dust_closes_all() -> None:
+    _, last = traded_once(swap("BTC-USDT-SWAP", 1.0, 1e5), -1.0 + 1e-12)
+    assert last.legs == {}
+
+
+def test_basis_leaves_options_alone_where_they_are_not_charged() -> None:
+    """Rules of 2023-07-12 charge futures only; a call of the same expiry keeps its size."""
+    numbers = load_parameter_set(PARAMS / "okx-split-2023-07-12.toml").numbers()
+    calls = option("BTC-USD-F-90000-C", YEAR, 1.0, 0.2, forward=1e5, mark_iv=0.5)
+    found = book(
+        calls,
+        future("BTC-USD-Y", YEAR, 1e4, 1e5, multiplier=100.0),
+        swap("BTC-USD-SWAP", -1e4, 1e5, multiplier=100.0),
+        balances={"BTC": 0.5},
+    )
+    done = liquidate(found, numbers, rules_of(stages__order=["basis"]), active=True)
+    assert {t.instrument_id for step in done.steps for t in step.traded} == {
+        "BTC-USD-Y",
+        "BTC-USD-SWAP",
+    }
