@@ -158,7 +158,7 @@ def no_numbers(answer: Any) -> Any:
         (contradicting, 1),
         (no_numbers, 1),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_fault_is_got_over(tmp_path: Path, through: Any, fault: Any, asked_again: int) -> None:
     source = {"venue": "okx", "instruments": ["BTC-USDT-SWAP"], "funding": False}
