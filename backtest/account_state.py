@@ -7,6 +7,7 @@ import numpy as np
 
 from backtest.cells import Cell
 from backtest.engine import initial_state
+from backtest.liquidation_ledger import LiquidationLedger
 from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
@@ -90,6 +91,24 @@ def reindexed_ledger(
             if keeps_changes or name != "change_units":
                 getattr(ledger, name)[..., at] = before.extra[f"ledger_{name}"]
     return ledger
+
+
+LIQUIDATION = "liquidation_"
+"""Prefix of the arrays of a ``LiquidationLedger`` in a cell."""
+
+
+def flat_ledger(ledger: LiquidationLedger) -> dict[str, np.ndarray]:
+    """The arrays of what liquidation left, as a cell saves them."""
+    return {f"{LIQUIDATION}{name}": values for name, values in ledger.arrays().items()}
+
+
+def carried_ledger(before: Cell | None, known: np.ndarray) -> LiquidationLedger:
+    """What liquidation left of the known accounts; nothing yet where there is no cell before."""
+    if before is None:
+        return LiquidationLedger.empty(len(known))
+    names = LiquidationLedger.__dataclass_fields__
+    saved = LiquidationLedger(**{name: before.extra[f"{LIQUIDATION}{name}"] for name in names})
+    return saved.reindexed(np.searchsorted(known, before.accounts), len(known))
 
 
 def count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:

@@ -131,7 +131,12 @@ class Batch:
 
 
 def batches(
-    snapshot: Snapshot, terms: Terms, currencies: Currencies, *, split: bool = False
+    snapshot: Snapshot,
+    terms: Terms,
+    currencies: Currencies,
+    *,
+    split: bool = False,
+    shapes: tuple[Shape, ...] = SHAPES,
 ) -> list[Batch]:
     """Books of all accounts of a snapshot, one batch a shape class.
 
@@ -140,6 +145,7 @@ def batches(
         terms: terms of the instrument axis.
         currencies: the currency axis.
         split: units by coin and settlement family instead of by coin.
+        shapes: classes in order of cost.
     """
     snapshot = snapshot.with_choices()
     keys = UnitKeys(len(currencies.names), split)
@@ -151,7 +157,7 @@ def batches(
     units = _Units.of(portfolios, orders, coin_base, coin_cash, limit, snapshot, keys)
     quotes = {"base": quote_base, "cash": quote_cash}
     content = _Content(portfolios, orders, units, quotes, snapshot.auto_borrows, split)
-    shape_of = _shapes(content, len(snapshot.account_ids))
+    shape_of = _shapes(content, len(snapshot.account_ids), shapes)
     out = []
     for shape in sorted(set(shape_of)):
         accounts = np.flatnonzero([s == shape for s in shape_of])
@@ -321,7 +327,7 @@ class _Content:
     split: bool
 
 
-def _shapes(content: _Content, num_accounts: int) -> list[Shape]:
+def _shapes(content: _Content, num_accounts: int, shapes: tuple[Shape, ...]) -> list[Shape]:
     units, orders = content.units, content.orders
 
     def per_account(accounts: np.ndarray) -> np.ndarray:
@@ -343,12 +349,12 @@ def _shapes(content: _Content, num_accounts: int) -> list[Shape]:
         axis=1,
     )
     kinds, which = np.unique(needs, axis=0, return_inverse=True)
-    chosen = [_fit(Shape(*(int(x) for x in kind))) for kind in kinds]
+    chosen = [_fit(Shape(*(int(x) for x in kind)), shapes) for kind in kinds]
     return [chosen[k] for k in which.reshape(-1)]
 
 
-def _fit(need: Shape) -> Shape:
-    for shape in SHAPES:
+def _fit(need: Shape, shapes: tuple[Shape, ...]) -> Shape:
+    for shape in shapes:
         if shape.holds(need):
             return shape
 

@@ -128,6 +128,22 @@ class ReportSection(Section):
     champion: str | None = None
 
 
+class LiquidationSection(Section):
+    """Liquidation as it happens.
+
+    ``measure`` scores accounts and leaves them as they are; ``simulate`` works an account at the
+    trigger through the stages of its margin model, and it goes on with what is left.
+    """
+
+    mode: Literal["measure", "simulate"] = "measure"
+    rules: dict[str, Path] = {}
+    """Liquidation file of each margin model; relative to the configuration file."""
+    fund_usd: Annotated[float, Field(ge=0)] | None = None
+    """The insurance fund at the start; that of the file if absent."""
+    adl_policy: Literal["none", "queue", "pro_rata", "capped"] | None = None
+    """How accounts with profit are deleveraged; as in the file if absent."""
+
+
 class RunConfig(Section):
     """A whole run; see the example in ``configs/``."""
 
@@ -138,6 +154,7 @@ class RunConfig(Section):
     population: PopulationConfig | None = None
     replay: ReplaySection = ReplaySection()
     parameter_sets: Annotated[list[SetSection], Field(min_length=1)]
+    liquidation: LiquidationSection = LiquidationSection()
     engine: EngineSection = EngineSection()
     traces: TracesSection = TracesSection()
     report: ReportSection = ReportSection()
@@ -151,6 +168,16 @@ class RunConfig(Section):
         champion = self.report.champion
         if champion is not None and champion not in names:
             raise ValueError(f"report.champion '{champion}' is none of {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _simulates(self) -> "RunConfig":
+        moving = [k for k in ("interest", "conversion") if getattr(self.replay, k)]
+        if self.liquidation.mode == "simulate" and moving:
+            raise ValueError(
+                f"replay.{moving[0]} does not go with liquidation.mode 'simulate' yet; "
+                "allowed: false"
+            )
         return self
 
     def with_engine(self, changes: dict[str, Any]) -> "RunConfig":
@@ -198,5 +225,16 @@ def load_config(path: str | Path) -> RunConfig:
         if not chosen.file.is_file():
             raise ConfigError(f"{path}: parameter_sets '{chosen.name}': no such file {chosen.file}")
     where = config.dataset.model_copy(update={"path": (base / config.dataset.path).resolve()})
-    found = {"dataset": where, "parameter_sets": sets, "engine": config.engine.at(base)}
+    found: dict[str, Any] = {"dataset": where, "parameter_sets": sets}
+    found["engine"] = config.engine.at(base)
+    found["liquidation"] = _liquidation_at(config.liquidation, base, path)
     return config.model_copy(update=found)
+
+
+def _liquidation_at(section: LiquidationSection, base: Path, path: Path) -> LiquidationSection:
+    """The section with files below a folder."""
+    rules = {model: base / file for model, file in section.rules.items()}
+    for model, file in rules.items():
+        if not file.is_file():
+            raise ConfigError(f"{path}: liquidation.rules.{model}: no such file {file}")
+    return section.model_copy(update={"rules": rules})

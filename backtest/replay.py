@@ -12,8 +12,10 @@ import pandas as pd
 
 from backtest.account_state import (
     LEDGER_FIELDS,
+    carried_ledger,
     count_quarantined,
     flat,
+    flat_ledger,
     put,
     reindexed,
     reindexed_extra,
@@ -26,6 +28,7 @@ from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.durable import write_table
 from backtest.engine import Engine
+from backtest.liquidation_rules import hedging_perpetuals, rules_of_sets
 from backtest.loading import Loaded, Loader
 from backtest.market_window import MICROS, MarketSource, MarketWindow
 from backtest.model_records import Currencies, contract_records
@@ -35,6 +38,12 @@ from backtest.portfolios import Portfolios
 from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
 from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
+from backtest.simulate import (
+    Simulator,
+    WindowSimulation,
+    simulation_tables,
+    widened_snapshot,
+)
 from backtest.tile_programs import STATUS_COUNTS, sum_columns
 from backtest.what_if import terms_of
 from backtest.window_records import Debts, TileResult, WindowTables
@@ -75,6 +84,8 @@ class ReplayContext:
             for s in config.parameter_sets
         ]
         self.set_names = [rules.name for rules in self.rules]
+        numbers = rules_of_sets(config)
+        self.simulators = [Simulator(self, s, each) for s, each in enumerate(numbers)]
         staleness = pd.Timedelta(config.replay.max_staleness)
         self.max_staleness_us = int(staleness.total_seconds() * MICROS)
         self._lock = threading.RLock()
@@ -88,7 +99,10 @@ class ReplayContext:
         with self._lock:
             if snapshot_us not in self._axes:
                 every = self.plan.instruments
-                held = every["instrument_id"].astype(str).isin(self.plan.held[snapshot_us])
+                names = every["instrument_id"].astype(str).to_numpy()
+                held = np.isin(names, self.plan.held[snapshot_us])
+                if self.simulators:
+                    held |= hedging_perpetuals(every, held)
                 instruments = every.take(np.flatnonzero(held)).reset_index(drop=True)
                 contracts = contract_records(instruments, self.currencies)
                 source = MarketSource(
@@ -280,6 +294,7 @@ class BucketReplay:
         first_seen = np.isnan(extra["start_equity_usd"])
         ledger = self._ledger(window, before, known)
         hours = self.context.hours(window)
+        simulation = self._simulation(s, window, before, known, mine, segments)
         for batch in self.loader.grouped(loaded, split=is_split):
             at = mine[batch.accounts]
             debts = None
@@ -292,11 +307,16 @@ class BucketReplay:
                 )
                 result = _real_times(result, real)
                 self.context.check_once(s, window, batch, result, portfolios.snapshot)
+                simulated = None
+                if simulation is not None:
+                    simulated = simulation.through(batch, at, take(state, at), result)
+                    result = simulated.result
             sums += result.sums
             settled += result.num_settled
             names = ids[batch.accounts]
             with self.stages("write"):
-                events.append(event_table(self, s, batch, names, state, at, result, window, priced))
+                found = batch, names, state, at, result, window, priced, simulated
+                events.append(event_table(self, s, *found))
                 traces.append(trace_table(self, s, names, result, window))
             put(state, at, result.state)
             if ledger is not None and result.ledger is not None:
@@ -305,8 +325,11 @@ class BucketReplay:
         extra["settled"] = np.asarray(settled)
         if ledger is not None:
             extra |= {f"ledger_{name}": getattr(ledger, name) for name in LEDGER_FIELDS}
+        if simulation is not None:
+            extra |= flat_ledger(simulation.ledger)
         with self.stages("write"):
-            return self._finish(s, window, known, state, extra, sums, portfolios, events, traces)
+            tables = {"events": events, "traces": traces, **simulation_tables(simulation)}
+            return self._finish(s, window, known, state, extra, sums, portfolios, tables)
 
     def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:
         """What debts have moved before the window, None where the run moves nothing."""
@@ -318,6 +341,30 @@ class BucketReplay:
         same = last.snapshot_us == window.snapshot_us
         return reindexed_ledger(before, known, count, keeps_changes=same)
 
+    def _simulation(
+        self,
+        s: int,
+        window: Window,
+        before: Cell | None,
+        known: np.ndarray,
+        mine: np.ndarray,
+        segments: np.ndarray,
+    ) -> WindowSimulation | None:
+        """Liquidations of the window, None where the run only measures."""
+        if not self.context.simulators:
+            return None
+        assert self._loaded is not None
+        last = self.plan.windows[window.number - 1] if window.number else window
+        is_same = last.snapshot_us == window.snapshot_us
+        return WindowSimulation(
+            self.context.simulators[s],
+            window,
+            self.context.priced(window)[s],
+            widened_snapshot(self._loaded.portfolios.snapshot, mine, known),
+            segments,
+            carried_ledger(before if is_same else None, known),
+        )
+
     def _finish(
         self,
         s: int,
@@ -327,8 +374,7 @@ class BucketReplay:
         extra: dict[str, np.ndarray],
         sums: np.ndarray,
         portfolios: Portfolios,
-        events: list[Any],
-        traces: list[Any],
+        tables: dict[str, list[Any]],
     ) -> Cell:
         times = window.stop - window.first
         quarantined = len(portfolios.quarantined)
@@ -343,8 +389,8 @@ class BucketReplay:
         self._count_unpriced(extra, portfolios.snapshot, window, unpriced)
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}-w{window.number:05d}"
         files = []
-        for folder, tables in (("events", events), ("traces", traces)):
-            rows = [t for t in tables if t is not None and t.num_rows]
+        for folder, parts in tables.items():
+            rows = [t for t in parts if t is not None and t.num_rows]
             if folder == "traces" and portfolios.quarantined:
                 rows.extend(self._quarantined_traces(s, portfolios.quarantined, window))
             if rows:

@@ -16,6 +16,7 @@ from backtest.cells import Cell
 from backtest.market_window import stamp
 from backtest.plan import Plan, Window
 from backtest.schema import NAME, NUMBER, TIME
+from backtest.simulate import Simulated, Version
 from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, VOL_STATES, binding
 from backtest.window_records import TileResult, WindowTables
 from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
@@ -171,8 +172,12 @@ def event_table(
     result: TileResult,
     window: Window,
     priced: WindowTables,
+    simulated: Simulated | None = None,
 ) -> pa.Table | None:
-    """One row for each event of a batch in a window, with what was binding."""
+    """One row for each event of a batch in a window, with what was binding.
+
+    ``simulated`` are its liquidations, None where accounts are left as they are.
+    """
     parts = []
     model = replay.context.rules[s].model
     started = (result.codes & STARTED) > 0
@@ -193,7 +198,12 @@ def event_table(
         columns["time"] = _times(replay.plan.times_us[window.first + when])
         columns["event"] = pa.array([event] * len(when))
         columns["stage"] = pa.nulls(len(when), pa.string())
-        columns |= _binding(replay, batch, when, who, priced, result.changes)
+        versions = None
+        if simulated is not None:
+            stages = simulated.stages[when, who].tolist()
+            columns["stage"] = pa.array([stage or None for stage in stages], pa.string())
+            versions = simulated.versions
+        columns |= _binding(replay, batch, when, who, priced, result.changes, versions)
         parts.append(_table(columns, _event_schema(level_columns(model))))
     return pa.concat_tables(parts) if parts else None
 
@@ -205,10 +215,40 @@ def _binding(
     who: np.ndarray,
     priced: WindowTables,
     changes: np.ndarray | None,
+    versions: list[Version] | None,
 ) -> dict[str, Any]:
     """Unit of the largest MMR, its largest charge, and the grid scenario that binds it."""
-    coin = np.empty(len(when), int)
-    charge, cell = np.empty(len(when), int), np.empty(len(when), int)
+    coin, charge, cell = (np.empty(len(when), int) for _ in range(3))
+    everyone = np.arange(len(batch.accounts))
+    for version in versions or [Version(batch, everyone, np.ones((0, 0), bool))]:
+        inside = np.searchsorted(version.who, who)
+        inside = np.minimum(inside, len(version.who) - 1)
+        mine = version.who[inside] == who
+        if versions is not None:
+            mine &= version.holds[when, inside]
+        rows = np.flatnonzero(mine)
+        found = _bound(version.batch, when[rows], inside[rows], priced, changes)
+        coin[rows], charge[rows], cell[rows] = found
+    moves = np.asarray(priced.model.grid_moves(priced.params))
+    names = replay.context.currencies.names
+    charges = list(priced.model.charges)
+    return {
+        "binding_unit": pa.array([names[c] for c in coin]),
+        "binding_charge": pa.array([charges[k] for k in charge]),
+        "binding_price_move": moves[when, coin, cell // 3],
+        "binding_vol": pa.array([VOL_STATES[k % 3] for k in cell]),
+    }
+
+
+def _bound(
+    batch: Batch,
+    when: np.ndarray,
+    who: np.ndarray,
+    priced: WindowTables,
+    changes: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coin of the unit that binds some accounts of a batch at some times, charge, grid cell."""
+    coin, charge, cell = (np.empty(len(when), int) for _ in range(3))
     for time in np.unique(when):
         rows = np.flatnonzero(when == time)
         moved = None if changes is None else changes[time]
@@ -221,15 +261,7 @@ def _binding(
             coin[some] = book.unit_coin[unit, np.arange(len(some))]
             cell[some] = grid_cell
             charge[some] = np.argmax(charges, axis=0)
-    moves = np.asarray(priced.model.grid_moves(priced.params))
-    names = replay.context.currencies.names
-    charges = list(priced.model.charges)
-    return {
-        "binding_unit": pa.array([names[c] for c in coin]),
-        "binding_charge": pa.array([charges[k] for k in charge]),
-        "binding_price_move": moves[when, coin, cell // 3],
-        "binding_vol": pa.array([VOL_STATES[k % 3] for k in cell]),
-    }
+    return coin, charge, cell
 
 
 def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.Table:

@@ -33,14 +33,17 @@ from backtest.durable import (
 from backtest.engine import use_compilation_cache
 from backtest.ensure import ensure_dataset
 from backtest.errors import ConfigError
+from backtest.liquidation_rules import file_hashes, rules_of_sets
 from backtest.market_window import stamp
 from backtest.plan import Plan, make_plan
 from backtest.program import peak_memory_mb, source_hash, versions
+from backtest.replay import ReplayContext
 from backtest.result_rows import summary_table
 from backtest.schedule import BEGINNING, Schedule, load_rules
 from backtest.set_rules import SetRules
 from backtest.stages import total
 from backtest.tile_programs import sum_columns
+from backtest.waterfall_run import write_waterfall
 from kernels.models import MODELS_BY_NAME
 
 
@@ -85,6 +88,7 @@ def run(
     """
     clock = _Clock()
     use_compilation_cache()
+    rules_of_sets(config)  # refuses before anything is written
     with disk_of(config.dataset.path):
         dataset = ensure_dataset(config, say)
     clock.lap("dataset")
@@ -113,6 +117,8 @@ def run(
         _write_summary(config, plan, out)
         _write_index(dataset, plan, out)
         _write_paths(config, plan, dataset, out)
+        if config.liquidation.mode == "simulate":
+            write_waterfall(ReplayContext(config, plan, out), out)
         clock.lap("summary")
         manifest = _manifest(config, plan, dataset, identity, reports, clock)
         write_json(out / "manifest.json", manifest)
@@ -139,6 +145,7 @@ def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset.fingerprint(),
         "code": source_hash(),
         "jax": jax.__version__,
+        "liquidation_files": file_hashes(config),
     }
     text = json.dumps(content, sort_keys=True)
     return content | {"run_id": hashlib.sha256(text.encode()).hexdigest()[:16]}

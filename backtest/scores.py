@@ -96,6 +96,10 @@ class Scores:
         """One number of every account and time, [time, account]."""
         return self._whole(lambda tile: getattr(tile, name))
 
+    def charge(self, name: str) -> np.ndarray:
+        """One charge of every account and time, [time, account]."""
+        return self._whole(lambda tile: tile.charges[name])
+
     @cached_property
     def all(self) -> AccountMargin:
         """Every number, host arrays [time, account]."""

@@ -189,7 +189,7 @@ def read(out: Path, table: str) -> Any:
     """All files of a result table, rows in the order of what identifies them."""
     files = sorted((out / table).glob("*.parquet"))
     frame = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
-    names = ("parameter_set", "account_id", "segment", "time", "event")
+    names = ("parameter_set", "account_id", "segment", "time", "event", "step")
     for name in frame.columns:
         if isinstance(frame[name].dtype, pd.CategoricalDtype):
             frame[name] = frame[name].astype(str)
