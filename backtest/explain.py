@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset, bucket_of, utc
 from backtest.errors import ConfigError, DataError
+from backtest.explain_liquidation import SimulatedPast, liquidated_us
+from backtest.liquidation_rules import hedging_perpetuals, rules_of_sets
 from backtest.market_window import MICROS, MarketSource, grid_times, micros, stamp
 from backtest.model_records import Currencies
 from backtest.portfolio_at import Holdings, MarketView, portfolio_at
 from backtest.reference import models as reference
+from backtest.reference.liquidation import Liquidation
 from backtest.reference.okx_debts import debt_step
 from backtest.row_rules import clean_balances, clean_instruments, clean_orders, clean_positions
 from backtest.set_rules import SetRules
@@ -33,6 +36,7 @@ class Explained:
         moved: what debts have moved since the snapshot by currency, in its units.
         stored: the row of ``traces`` at that time, None where the run did not trace the account.
         parameter_set, numbers, labels: the rules used and where each number comes from.
+        liquidation: what the reference does at that time to an account that the run liquidated.
     """
 
     parameter_set: str
@@ -42,6 +46,7 @@ class Explained:
     answer: dict[str, Any]
     stored: dict[str, Any] | None
     moved: dict[str, float]
+    liquidation: Liquidation | None = None
 
 
 def explain_portfolio(
@@ -63,12 +68,20 @@ def explain_portfolio(
     config = RunConfig.model_validate(manifest["config"])
     entry = _entry(config, results, set_name)
     dataset = Dataset.open(Path(manifest["dataset"]["path"]))
-    past = AccountHistory(dataset, config, account)
+    simulates = config.liquidation.mode == "simulate"
+    past = AccountHistory(dataset, config, account, with_hedges=simulates)
     rules = SetRules(entry.name, entry.file, Currencies([]), dataset, past.grid_us)
     portfolio = past.portfolio(utc(time))
     moved = past.moved_by_debts(utc(time), rules)
     portfolio["balances"] = added(portfolio["balances"], moved)
     time_us = int(micros(pd.DatetimeIndex([utc(time)]))[0])
+    liquidation = None
+    if simulates:
+        which = config.parameter_sets.index(entry)
+        liquidated = SimulatedPast(
+            past, rules, rules_of_sets(config)[which], liquidated_us(results, entry.name, account)
+        )
+        portfolio, liquidation = liquidated.at(time_us)
     loaded, numbers = rules.set_at(time_us), rules.numbers_at(time_us)
     return Explained(
         parameter_set=entry.name,
@@ -78,6 +91,7 @@ def explain_portfolio(
         answer=reference.margin(portfolio, numbers),
         stored=stored_row(results, entry.name, account, utc(time)),
         moved=moved,
+        liquidation=liquidation,
     )
 
 
@@ -103,8 +117,11 @@ def stored_row(results: Path, name: str, account: str, time: pd.Timestamp) -> di
 class AccountHistory:
     """Portfolios of one account as of any time of a run's grid."""
 
-    def __init__(self, dataset: Dataset, config: RunConfig, account: str) -> None:
+    def __init__(
+        self, dataset: Dataset, config: RunConfig, account: str, *, with_hedges: bool = False
+    ) -> None:
         self.dataset, self.config, self.account = dataset, config, account
+        self._with_hedges = with_hedges
         self._instruments = clean_instruments(dataset.instruments(with_source=True)).good
         self._bucket = self._find_bucket()
         self._staleness_us = int(pd.Timedelta(config.replay.max_staleness).total_seconds() * MICROS)
@@ -142,7 +159,7 @@ class AccountHistory:
         if not (replay.interest or replay.conversion):
             return {}
         time_us = int(micros(pd.DatetimeIndex([time]))[0])
-        snapshot_us = self._snapshot_us(time_us)
+        snapshot_us = self.snapshot_us(time_us)
         times = self.grid_us[(self.grid_us >= snapshot_us) & (self.grid_us <= time_us)]
         hours = np.diff(np.concatenate([[snapshot_us], times]) // (3600 * MICROS))
         moved: dict[str, float] = {}
@@ -163,13 +180,24 @@ class AccountHistory:
 
     def _portfolios(self, times_us: np.ndarray) -> Iterator[dict[str, Any]]:
         """Portfolios at grid times of one snapshot, without what debts have moved."""
-        source, holdings = self._at_snapshot(self._snapshot_us(int(times_us[-1])))
+        source, holdings = self._at_snapshot(self.snapshot_us(int(times_us[-1])))
         window = source.window(times_us)
         view = MarketView(window, source.instruments, source.currencies.names)
         for k in range(len(times_us)):
             yield portfolio_at(holdings, view, k)
 
-    def _snapshot_us(self, time_us: int) -> int:
+    def holdings(self, time_us: int) -> Holdings:
+        """What the account holds in the snapshot of a time."""
+        return self._at_snapshot(self.snapshot_us(time_us))[1]
+
+    def view(self, time_us: int) -> MarketView:
+        """The market at a time, on the axis of the holdings."""
+        source, _ = self._at_snapshot(self.snapshot_us(time_us))
+        window = source.window(np.asarray([time_us]))
+        return MarketView(window, source.instruments, source.currencies.names)
+
+    def snapshot_us(self, time_us: int) -> int:
+        """Snapshot that a time belongs to."""
         return int(self._snapshots_us[self._snapshots_us <= time_us][-1])
 
     def _at_snapshot(self, snapshot_us: int) -> tuple[MarketSource, Holdings]:
@@ -194,6 +222,8 @@ class AccountHistory:
         ids = positions["instrument_id"].astype(str).tolist()
         ordered = orders["instrument_id"].astype(str).tolist()
         ids += sorted(set(ordered) - set(ids))
+        hedges = self._hedges(ids) if self._with_hedges else []
+        ids += hedges
         by_id = self._instruments.set_index(self._instruments["instrument_id"].astype(str))
         instruments = by_id.loc[ids].reset_index(drop=True)
         axis = Currencies(
@@ -213,10 +243,11 @@ class AccountHistory:
             marks = source.window(np.asarray([snapshot_us])).mark[0, 1 : len(entry) + 1]
             entry = np.where(np.isnan(entry), marks, entry)
         limits = balances.dropna(subset=["spot_limit"])
+        opened = np.arange(len(ids) - len(hedges), len(ids)) + 1
         holdings = Holdings(
-            instrument=np.arange(1, len(positions) + 1),
-            contracts=positions["contracts"].to_numpy(float),
-            entry=entry,
+            instrument=np.concatenate([np.arange(1, len(positions) + 1), opened]),
+            contracts=np.append(positions["contracts"].to_numpy(float), np.zeros(len(hedges))),
+            entry=np.append(entry, np.full(len(hedges), np.nan)),
             cash=_by_currency(balances, "cash"),
             spot_limits=_by_currency(limits, "spot_limit"),
             orders=[
@@ -230,6 +261,12 @@ class AccountHistory:
         )
         self._sources[snapshot_us] = source, holdings
         return self._sources[snapshot_us]
+
+    def _hedges(self, ids: list[str]) -> list[str]:
+        """Perpetuals in the coins of some instruments that are not among them."""
+        names = self._instruments["instrument_id"].astype(str).to_numpy()
+        mine = hedging_perpetuals(self._instruments, np.isin(names, ids))
+        return [str(name) for name in names[mine & ~np.isin(names, ids)]]
 
     def _chosen(self, column: str) -> str | None:
         rows = self.dataset.accounts(self._bucket)

@@ -1,5 +1,6 @@
 """Command ``pmstress explain``: every step of one account's margin at one time of a run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,16 +25,23 @@ def explain(
         typer.Option("--set", metavar="NAME", help="Parameter set; the first one if absent."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, full precision.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png", help="Draw the liquidation of that time."),
+    ] = None,
 ) -> None:
     """Every step of one account's margin at one time, beside the stored numbers.
 
     The steps come from the readable float64 reference, on the portfolio and
     prices as the run knew them; [A] marks numbers that nobody publishes.
     Stored are the accounts that section [traces] of the configuration names.
+    Where the run liquidated the account at that time, its steps follow.
 
     Example: pmstress explain build/runs/demo A0000042@2025-03-09T12:00Z
     """
     account, time = parse_account_time(what)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"--plot is '{plot}'; allowed: a file name that ends in .png")
     from backtest.explain import explain_portfolio  # slow to import
     from backtest.report.reader import Results
 
@@ -43,6 +51,20 @@ def explain(
         typer.echo(json.dumps(_as_dict(account, found), indent=2, allow_nan=False, default=str))
     else:
         _print(account, found)
+    if plot is not None:
+        _draw(found, plot)
+
+
+def _draw(found: Any, plot: Path) -> None:
+    """Write the picture of a liquidation."""
+    from backtest.liquidation_figure import liquidation_figure
+    from backtest.report.theme import to_png
+
+    if found.liquidation is None:
+        raise ConfigError(f"--plot {plot}: the run did not liquidate the account at that time")
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot.write_bytes(to_png(liquidation_figure(found.liquidation)))
+    typer.echo(f"liquidation: {plot}", err=True)
 
 
 def parse_account_time(text: str) -> tuple[str, pd.Timestamp]:
@@ -77,8 +99,15 @@ def _as_dict(account: str, found: Any) -> dict[str, Any]:
             **found.answer,
             "stored": found.stored,
             "moved_by_debts": found.moved,
+            **({} if found.liquidation is None else {"liquidation": _liquidation(found)}),
         }
     )
+
+
+def _liquidation(found: Any) -> dict[str, Any]:
+    content = dataclasses.asdict(found.liquidation)
+    del content["fills"], content["portfolio_after"]
+    return content
 
 
 def _print(account: str, found: Any) -> None:
@@ -98,3 +127,7 @@ def _print(account: str, found: Any) -> None:
         )
     else:
         out.print(render_stored(found.answer, found.stored))
+    if found.liquidation is not None:
+        from backtest.explain_liquidation import render_liquidation
+
+        out.print(render_liquidation(found.liquidation))

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from . import theme
-from .figures import FIGURES, figure_flips, figure_parameter_paths
+from .figures import FIGURES, LIQUIDATION_FIGURES, figure_flips, figure_parameter_paths
 from .html import render
+from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .reader import Results
 from .sections import MOST_FLIPS
@@ -55,6 +56,8 @@ def build_report(results: Results | str | Path) -> ReportFiles:
 def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     """Writes each figure as PNG and returns its inline SVG by name."""
     drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
+    if has_liquidations(results):
+        drawn |= {name: draw(results) for name, draw in LIQUIDATION_FIGURES.items()}
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         drawn[f"flips-{i}"] = figure_flips(results, challenger)
     for i, name in enumerate(sets_with_paths(results)):

@@ -9,6 +9,10 @@ from .figures_accounts import (
     figure_frequency as figure_frequency,
     figure_segments as figure_segments,
 )
+from .figures_liquidation import (
+    figure_fund as figure_fund,
+    figure_survival as figure_survival,
+)
 from .figures_margin import (
     figure_break_even as figure_break_even,
     figure_charges_of_liquidated as figure_charges_of_liquidated,
@@ -34,4 +38,10 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "break_even": figure_break_even,
     "elasticities": figure_elasticities,
 }
-"""Figures of the report by file name."""
+"""Figures of every report by file name."""
+
+LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "fund": figure_fund,
+    "survival": figure_survival,
+}
+"""Those of runs that simulated liquidations."""

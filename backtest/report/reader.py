@@ -208,6 +208,10 @@ class Results:
         frame = self._frame("parameter_paths", columns, parameter_set)
         return frames.ordered(frame, ["parameter_set", "key", "time"])
 
+    def simulated(self, table: str, parameter_set: str) -> pd.DataFrame:
+        """A table of simulated liquidations: liquidated, liquidations, waterfall and others."""
+        return self._frame(table, None, parameter_set)
+
     def _files(self, table: str) -> list[Path]:
         if table in _SINGLE:
             file = self.path / "report_data" / f"{table}.parquet"

@@ -9,10 +9,12 @@ from .account_stats import LEVEL_GRID, account_stats
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
+from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .section import Picture, Section, head, number_cell
+from .sections_liquidation import liquidation_section
 from .sections_margin import break_even_section, charge_section, loss_section
 from .sections_schedule import path_section, schedule_section
 from .verdict import quote
@@ -25,6 +27,8 @@ _LEVEL_ROWS = (0.5, 1.0, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0)
 def sections(results: Results) -> list[Section]:
     """All sections in reading order."""
     found = [time_section(results)]
+    if has_liquidations(results):
+        found.append(liquidation_section(results))
     if results.schedules:
         found.append(schedule_section(results))
     found.append(segment_section(results))

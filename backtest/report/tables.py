@@ -19,6 +19,7 @@ from .frequency import (
     rate_differences,
     rates,
 )
+from .liquidations import liquidation_tables
 from .paths import path_table, sets_with_paths
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
@@ -338,6 +339,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["schedule_switches"] = switch_table(results)
     if sets_with_paths(results):
         tables["parameter_paths"] = path_table(results)
+    tables |= liquidation_tables(results)
     flips, accounts = [], []
     for challenger in results.challengers:
         flips.append(

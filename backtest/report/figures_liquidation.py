@@ -1,0 +1,84 @@
+"""Figures of simulated liquidations: the insurance fund, and survival."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import frames, theme
+from .figures_time import shown_sets
+from .liquidations import fund_path, survival
+from .reader import Results
+
+
+_PAID = {"from_fund_usd": "fund", "from_adl_usd": "deleveraging", "unfunded_usd": "unfunded"}
+_HATCHES = ("", "///", "xxx")
+
+
+def figure_fund(results: Results) -> Figure:
+    """The insurance fund of every set, and who paid the losses of the champion."""
+    title = "Insurance fund, and who paid the losses"
+    names = [n for n in shown_sets(results) if len(fund_path(results, n))]
+    if not names:
+        return theme.empty_figure(title, "Nobody was liquidated.")
+    with mpl.rc_context(theme.style()):
+        figure, axes = theme.new_figure(title, 4.2, 2, 1, sharex=True)
+        top, bottom = axes[0, 0], axes[1, 0]
+        for k, name in enumerate(names):
+            rows = fund_path(results, name)
+            top.step(
+                _clock(rows),
+                frames.numbers(rows, "fund_after_usd"),
+                where="post",
+                color=theme.set_color(k),
+                linestyle=theme.set_style(k),
+                label=theme.label(name),
+            )
+        top.set_ylabel("fund, USD")
+        theme.legend_above(top)
+        rows = fund_path(results, names[0])
+        clock, base = _clock(rows), np.zeros(len(rows))
+        width = np.timedelta64(max(1, round(results.interval_seconds)), "s")
+        for k, (column, label) in enumerate(_PAID.items()):
+            values = frames.numbers(rows, column)
+            bottom.bar(
+                clock,
+                values,
+                width,
+                base,
+                label=label,
+                color=theme.charge_color(k),
+                hatch=_HATCHES[k],
+            )
+            base = base + values
+        bottom.set_ylabel("losses, USD")
+        theme.legend_above(bottom)
+        for panel in (top, bottom):
+            panel.yaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
+        theme.time_axis(bottom, clock)
+    return figure
+
+
+def figure_survival(results: Results) -> Figure:
+    """Share of accounts not liquidated yet, one curve a set."""
+    with mpl.rc_context(theme.style()):
+        figure, axes = theme.new_figure("Accounts not liquidated yet", 2.8)
+        panel = axes[0, 0]
+        for k, name in enumerate(shown_sets(results)):
+            rows = survival(results, name)
+            panel.step(
+                frames.numbers(rows, "days"),
+                frames.numbers(rows, "survival"),
+                where="post",
+                color=theme.set_color(k),
+                linestyle=theme.set_style(k),
+                label=theme.label(name),
+            )
+        panel.set_xlabel("days since the start")
+        theme.percent_axis(panel)
+        theme.legend_above(panel)
+    return figure
+
+
+def _clock(rows: pd.DataFrame) -> np.ndarray:
+    return pd.DatetimeIndex(rows["time"]).tz_convert(None).to_numpy()
