@@ -14,7 +14,7 @@ def test_small_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.call([*words, "--out", str(tmp_path)]) == 0, capsys.readouterr().err
     text = capsys.readouterr().out
     assert "Targets" in text
-    assert "not built yet" in text
+    assert "not measured yet" in text
     record = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert record["schema"] == 1
