@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import threading
 import time
 from collections import Counter
@@ -20,11 +19,11 @@ import pyarrow as pa
 import backtest
 from backtest import cluster
 from backtest.cells import CellStore, safe_name
+from backtest.claim import claim
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset
 from backtest.durable import (
     disk_of,
-    is_left_over,
     only_user,
     remove_left_overs,
     write_json,
@@ -32,7 +31,6 @@ from backtest.durable import (
 )
 from backtest.engine import use_compilation_cache
 from backtest.ensure import ensure_dataset
-from backtest.errors import ConfigError
 from backtest.liquidation_rules import file_hashes, rules_of_sets
 from backtest.market_window import stamp
 from backtest.plan import Plan, make_plan
@@ -47,8 +45,6 @@ from backtest.waterfall_run import write_waterfall
 from kernels.models import MODELS_BY_NAME
 
 
-MARKER = "run.json"
-"""File that says that a folder holds results, and of what run."""
 MAX_INDEX_ROWS = 200_000
 Progress = Callable[[str], None]
 
@@ -94,7 +90,7 @@ def run(
     clock.lap("dataset")
     identity = _identity(config, dataset)
     with disk_of(out), only_user(out):
-        _claim(out, identity, fresh)
+        claim(out, identity, fresh)
         remove_left_overs(out)
         plan = make_plan(config, dataset)
         clock.lap("plan")
@@ -161,47 +157,6 @@ def _rule_file_hashes(schedule: Schedule) -> list[str]:
                 content = file.read_bytes() if file.is_file() else b""
                 found.append(hashlib.sha256(content).hexdigest())
     return found
-
-
-def _claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
-    """Make the results folder ours, or refuse the folder of another run."""
-    marker = out / MARKER
-    content = [path for path in out.iterdir() if not is_left_over(path)]
-    if fresh and content:
-        if not marker.is_file():
-            raise ConfigError(f"{out}: is no results folder, so --fresh does not remove it")
-        _empty(out)
-        content = []
-    if marker.is_file():
-        found = _identity_in(marker)
-        if found["run_id"] != identity["run_id"]:
-            changed = [k for k in identity if k != "run_id" and found.get(k) != identity[k]]
-            raise ConfigError(
-                f"{out}: holds another run (different: {', '.join(changed)}); "
-                "choose another --out or replace it with --fresh"
-            )
-        return
-    if content:
-        raise ConfigError(f"{out}: is not empty and no results folder; choose another --out")
-    write_json(marker, identity)
-
-
-def _identity_in(marker: Path) -> dict[str, Any]:
-    try:
-        return {"run_id": None} | dict(json.loads(marker.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{marker}: is damaged ({error}); replace the run with --fresh"
-        ) from error
-
-
-def _empty(out: Path) -> None:
-    """Remove all that a results folder holds; last the file that says it is one."""
-    for path in sorted(out.iterdir(), key=lambda path: path.name == MARKER):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:

@@ -8,8 +8,8 @@ from unittest import mock
 
 import pytest
 
+from backtest.claim import MARKER, claim
 from backtest.errors import ConfigError
-from backtest.run import MARKER, _claim
 
 
 MINE: dict[str, Any] = {"run_id": "1", "config": "a", "code": "b"}
@@ -22,7 +22,7 @@ def files(out: Path) -> list[str]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """A folder of this run with a result."""
-    _claim(tmp_path, MINE, fresh=False)
+    claim(tmp_path, MINE, fresh=False)
     (tmp_path / "events").mkdir()
     (tmp_path / "events" / "a.parquet").write_bytes(b"a")
     return tmp_path
@@ -30,21 +30,21 @@ def out(tmp_path: Path) -> Path:
 
 def test_an_empty_folder_becomes_ours(tmp_path: Path):
     (tmp_path / ".run.json.0.tmp").write_bytes(b"half")
-    _claim(tmp_path, MINE, fresh=False)
+    claim(tmp_path, MINE, fresh=False)
     assert json.loads((tmp_path / MARKER).read_bytes()) == MINE
 
 
 def test_our_folder_stays_as_it_is(out: Path):
     before = files(out)
-    _claim(out, MINE, fresh=False)
+    claim(out, MINE, fresh=False)
     assert files(out) == before
 
 
 def test_the_folder_of_another_run_is_refused(out: Path):
     other = MINE | {"run_id": "2", "code": "c"}
     with pytest.raises(ConfigError, match=r"holds another run \(different: code\)"):
-        _claim(out, other, fresh=False)
-    _claim(out, other, fresh=True)
+        claim(out, other, fresh=False)
+    claim(out, other, fresh=True)
     assert files(out) == [MARKER]
     assert json.loads((out / MARKER).read_bytes()) == other
 
@@ -53,14 +53,14 @@ def test_the_folder_of_another_run_is_refused(out: Path):
 def test_a_damaged_marker_is_named(content: bytes, out: Path):
     (out / MARKER).write_bytes(content)
     with pytest.raises(ConfigError, match=r"run\.json: is damaged .* --fresh"):
-        _claim(out, MINE, fresh=False)
+        claim(out, MINE, fresh=False)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_other_folders_are_left_alone(fresh: bool, tmp_path: Path):
     (tmp_path / "letter").write_bytes(b"dear")
     with pytest.raises(ConfigError, match="no results folder"):
-        _claim(tmp_path, MINE, fresh=fresh)
+        claim(tmp_path, MINE, fresh=fresh)
     assert files(tmp_path) == ["letter"]
 
 
@@ -70,7 +70,7 @@ def test_an_interrupted_removal_can_be_repeated(out: Path):
         mock.patch.object(shutil, "rmtree", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
-        _claim(out, MINE, fresh=True)
+        claim(out, MINE, fresh=True)
     assert (out / MARKER).is_file()
-    _claim(out, MINE, fresh=True)
+    claim(out, MINE, fresh=True)
     assert files(out) == [MARKER]
