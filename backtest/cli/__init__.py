@@ -36,6 +36,9 @@ COMMANDS = {
     "run": Entry("run", "run", "Replay history under every parameter set, save results, report."),
     "report": Entry("report", "report", "Rebuild the report of a run from its saved results."),
     "compare": Entry("report", "compare", "Compare two parameter sets of a run."),
+    "calibrate": Entry(
+        "calibrate", "calibrate", "Search parameter levels; choose on bounds, try out of sample."
+    ),
     "explain": Entry("explain", "explain", "Every step of one account's margin at one time."),
     "margin": Entry("margin", "margin", "What-if calculator: every charge of one portfolio file."),
     "population": Entry("population", "population", "Add synthetic accounts to a market dataset."),

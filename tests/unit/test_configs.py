@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from backtest.calibration.config import load_calibration, today_file
+from backtest.calibration.space import Space
 from backtest.config import RunConfig, load_config
 from backtest.errors import ConfigError
 from backtest.fetch.config import load_fetch_config
@@ -16,7 +18,8 @@ from backtest.schedule import load_rules
 
 
 CONFIGS = PROJECT_ROOT / "configs"
-RUNS = sorted(CONFIGS.glob("*.toml"))
+CALIBRATIONS = sorted(CONFIGS.glob("calibrate-*.toml"))
+RUNS = sorted(set(CONFIGS.glob("*.toml")) - set(CALIBRATIONS))
 SETS = sorted((CONFIGS / "params").glob("*.toml"))
 INGESTS = sorted((CONFIGS / "ingest").glob("*.toml"))
 
@@ -59,6 +62,15 @@ def test_sets_are_compared(config: RunConfig) -> None:
     assert len(names) >= 2
     assert config.report.champion in names
     assert len({load_rules(chosen.file).hash for chosen in config.parameter_sets}) >= 2
+
+
+@pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda path: path.stem)
+def test_a_calibration_searches_what_its_base_has(path: Path) -> None:
+    calibration, base = load_calibration(path)
+    assert calibration.name == path.stem
+    space = Space.of(calibration.parameters, today_file(calibration, base))
+    assert (space.low < space.now).all()
+    assert (space.now < space.high).all()
 
 
 @pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem)

@@ -1,0 +1,17 @@
+"""Search of parameter levels: many candidate sets a replay, chosen on bounds, tried out of sample.
+
+| module | does |
+|---|---|
+| ``config`` | the configuration of a calibration |
+| ``space`` | parameters searched: from points to parameter files |
+| ``designs``, ``adaptive`` | which points: grid, Sobol in nested boxes; TPE and NSGA-II (extra) |
+| ``series`` | what a candidate leaves behind: sums by block of time |
+| ``evaluate`` | a batch of candidates through one replay; one saved file a batch |
+| ``objectives`` | values and upper bounds of the objectives over any stretch of time |
+| ``select`` | constraints, frontier, knee, trust region, choice |
+| ``folds`` | walk-forward folds with purge |
+| ``calibrate`` | the whole, resumable |
+| ``backtests`` | core-model and margin-adequacy backtests from the traces of a run |
+| ``linear`` | which parameters scale a charge, exactly or not |
+| ``verdict``, ``figures``, ``page`` | the report, from saved results |
+"""

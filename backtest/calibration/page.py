@@ -1,0 +1,223 @@
+"""The page of a calibration: one HTML file, figures as PNG, tables as Parquet and CSV."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import backtest.report
+from backtest.calibration.config import OBJECTIVES, Objective
+from backtest.calibration.figures import FIGURES
+from backtest.calibration.linear import scaling_of
+from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.verdict import caveats, points, sentence, show
+from backtest.durable import write_bytes
+from backtest.report import cells, frames, text, theme
+from backtest.report.cells import Cell, Column, PageTable, page_table
+from backtest.report.section import Picture, Section, number_cell
+
+
+_TEMPLATES = [
+    Path(__file__).parent / "templates",
+    Path(backtest.report.__path__[0]) / "templates",
+]
+MOST_ROWS = 60
+
+
+def build_page(folder: str | Path) -> Path:
+    """Write the report of a calibration from its saved results; returns the page."""
+    saved = Saved(folder)
+    target = saved.path / "report"
+    pictures = {}
+    for name, draw in FIGURES.items():
+        figure = draw(saved)
+        pictures[name] = theme.to_svg(figure, name)
+        write_bytes(target / f"{name}.png", theme.to_png(figure))
+    for name, frame in saved.tables.items():
+        write_bytes(target / "tables" / f"{name}.csv", frame.to_csv(index=False).encode())
+    write_bytes(target / "index.html", render(saved, pictures).encode())
+    return target / "index.html"
+
+
+def render(saved: Saved, pictures: dict[str, str]) -> str:
+    """The page; ``pictures`` holds the inline SVG of each figure by name."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = sections(saved)
+    return environment.get_template("calibration.html.j2").render(
+        title=saved.summary["name"],
+        facts=_facts(saved),
+        sentence=sentence(saved),
+        points=points(saved),
+        caveats=caveats(saved),
+        sections=shown,
+        pictures={name: Markup(svg) for name, svg in pictures.items()},
+        config=json.dumps(saved.config, indent=2, ensure_ascii=False),
+        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
+    )
+
+
+def _facts(saved: Saved) -> list[tuple[str, str]]:
+    summary, replay = saved.summary, saved.bundle.manifest["replay"]
+    return [
+        ("Window", f"{text.time(replay['start'])} to {text.time(replay['end'])}"),
+        ("Accounts", text.number(saved.bundle.manifest["accounts"])),
+        ("Candidates", text.number(summary["candidates"])),
+        ("Method", saved.config["search"]["method"]),
+        ("Starts from", summary["today_set"]),
+    ]
+
+
+def sections(saved: Saved) -> list[Section]:
+    """Sections in reading order."""
+    return [_frontier(saved), _choice(saved), _walk(saved), _meters(saved), _curves(saved)]
+
+
+def _objective_columns(names: tuple[Objective, ...]) -> list[Column]:
+    return [Column(name, TITLES[name], lambda v, name=name: show(name, v)) for name in names]
+
+
+def _frontier(saved: Saved) -> Section:
+    frame = saved.tables["candidates"]
+    names = list(saved.summary["levels"])
+    frame = frames.ordered(frame, ["on_frontier", "margin"], [False, True])
+    words = {
+        "on_frontier": ("dominated", "frontier"),
+        "feasible": ("no", "yes"),
+        "in_confidence_set": ("no", "yes"),
+    }
+    for column, (no, yes) in words.items():
+        frame[column] = [yes if v else no for v in frame[column].tolist()]
+    columns = [
+        Column("candidate", "Set"),
+        Column("on_frontier", "Frontier"),
+        Column("feasible", "Holds constraints"),
+        *(Column(name, name, cells.ratio) for name in names),
+        *_objective_columns(OBJECTIVES),
+        Column("in_confidence_set", "May be the best"),
+    ]
+    return Section(
+        "frontier",
+        "Frontier",
+        "A set is dominated if another is no worse in every objective of the frontier and better "
+        "in one. Knee: nearest to the best of all objectives at once.",
+        [Picture("frontier", "Each mark is one parameter set over the whole window.")],
+        [page_table(frame, columns, "Parameter sets", MOST_ROWS, folded=True)],
+    )
+
+
+def _choice(saved: Saved) -> Section:
+    summary = saved.summary
+    rows = [
+        [
+            Cell(name),
+            number_cell(cells.ratio, summary["now"][name]),
+            number_cell(cells.ratio, level),
+        ]
+        for name, level in summary["levels"].items()
+    ]
+    levels = PageTable(
+        "Levels", [("Parameter", "", False), ("Today", "", True), ("Choice", "", True)], rows
+    )
+    columns = [Column("parameter_set", "Set"), *_objective_columns(OBJECTIVES)]
+    bundle = page_table(
+        saved.tables["bundle"],
+        columns,
+        "The choice replayed, and each of its moves alone",
+        note="Single moves need not add up to the whole: this run is the joint verification.",
+    )
+    return Section(
+        "choice",
+        "The choice",
+        "Factors of today's values unless a parameter was searched by its own value. The set is "
+        "sets/chosen.toml; its accounts are in runs/bundle.",
+        tables=[levels, bundle],
+    )
+
+
+def _walk(saved: Saved) -> Section:
+    found = saved.tables["out_of_sample"]
+    rows = []
+    for row in frames.records(found):
+        name: Objective = row["objective"]
+        interval = text.NONE
+        if not pd.isna(row["difference_low"]):
+            interval = (
+                f"{show(name, row['difference_low'])} to {show(name, row['difference_high'])}"
+            )
+        rows.append(
+            [
+                Cell(TITLES[name]),
+                Cell(show(name, row["today"]), row["today"], role="number"),
+                Cell(show(name, row["walk"]), row["walk"], role="number"),
+                Cell(interval, role="number"),
+            ]
+        )
+    headings = [("Objective", "", False), ("Today", "", True), ("Walk", "", True)]
+    headings.append(("Walk less today", f"95{text.SPACE}% interval", True))
+    pooled = PageTable("All trial stretches together", headings, rows, sortable=False)
+    columns = [
+        Column("fold", "Fold", cells.count),
+        Column("train_from", "Chosen from", cells.moment, "UTC"),
+        Column("test_from", "Tried from", cells.moment, "UTC"),
+        Column("test_to", "To", cells.moment, "UTC"),
+        Column("candidate", "Set"),
+    ]
+    for name in saved.frontier_objectives:
+        columns += [
+            Column(f"{name}_train", TITLES[name], lambda v, n=name: show(n, v), "in sample"),
+            Column(f"{name}_test", TITLES[name], lambda v, n=name: show(n, v), "out of sample"),
+            Column(f"{name}_today_test", "Today", lambda v, n=name: show(n, v), "out of sample"),
+        ]
+    table = page_table(saved.tables["walk_forward"], columns, "Folds")
+    return Section(
+        "walk",
+        "Out of sample",
+        "On each stretch the cheapest set that holds the constraints there is chosen, within reach "
+        "of the one before; what it gives is read off the next stretch, after a purge.",
+        [Picture("walk", "Lines join folds; the first point is today's rules.")],
+        [pooled, table],
+    )
+
+
+def _meters(saved: Saved) -> Section:
+    return Section(
+        "search",
+        "Has the search learnt from noise?",
+        "The window is cut into blocks; on every half of them the best set is chosen and ranked on "
+        "the other half.",
+        [Picture("overfitting", "Left of 0 the set chosen on one half is below the middle.")],
+    )
+
+
+def _curves(saved: Saved) -> Section:
+    rows = [[Cell(p["name"]), *_scaling(saved, p)] for p in saved.config["parameters"]]
+    headings = [("Parameter", "", False), ("Read off the curve", "", False), ("Why", "", False)]
+    table = PageTable("Which parameters the curves hold for", headings, rows, sortable=False)
+    return Section(
+        "curves",
+        "How close the rest are",
+        "Share of accounts liquidated if one charge were scaled, from one replay of each set: "
+        "today and the choice.",
+        [
+            Picture("break_even", "At multiplier 1: as replayed."),
+            Picture("elasticities", "Accounts that flip if a charge is a tenth smaller or larger."),
+        ],
+        [table],
+    )
+
+
+def _scaling(saved: Saved, parameter: dict[str, Any]) -> list[Cell]:
+    known = saved.summary["leaves"]
+    found = scaling_of(parameter["leaves"], known)
+    if found is None or parameter["scale"] != "relative":
+        return [Cell("no"), Cell("it scales no single charge")]
+    return [Cell("exactly" if found.exact else "approximately"), Cell(found.note)]
