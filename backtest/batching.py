@@ -136,7 +136,7 @@ def batches(
     currencies: Currencies,
     *,
     split: bool = False,
-    shapes: tuple[Shape, ...] = SHAPES,
+    shapes: tuple[Shape, ...] | None = None,
 ) -> list[Batch]:
     """Books of all accounts of a snapshot, one batch a shape class.
 
@@ -145,7 +145,7 @@ def batches(
         terms: terms of the instrument axis.
         currencies: the currency axis.
         split: units by coin and settlement family instead of by coin.
-        shapes: classes in order of cost.
+        shapes: classes in order of cost, None = ``SHAPES``.
     """
     snapshot = snapshot.with_choices()
     keys = UnitKeys(len(currencies.names), split)
@@ -157,7 +157,7 @@ def batches(
     units = _Units.of(portfolios, orders, coin_base, coin_cash, limit, snapshot, keys)
     quotes = {"base": quote_base, "cash": quote_cash}
     content = _Content(portfolios, orders, units, quotes, snapshot.auto_borrows, split)
-    shape_of = _shapes(content, len(snapshot.account_ids), shapes)
+    shape_of = _shapes(content, len(snapshot.account_ids), shapes or SHAPES)
     out = []
     for shape in sorted(set(shape_of)):
         accounts = np.flatnonzero([s == shape for s in shape_of])
