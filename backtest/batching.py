@@ -44,6 +44,24 @@ class Shape:
             and self.orders >= other.orders
         )
 
+    def within(self, shapes: tuple["Shape", ...], least_legs: int = 8) -> "Shape":
+        """The first of some shapes that holds this one, else one of powers of two."""
+        for shape in shapes:
+            if shape.holds(self):
+                return shape
+
+        def power(count: int, least: int) -> int:
+            return max(least, 1 << max(count - 1, 0).bit_length())
+
+        return Shape(
+            power(self.units, 8),
+            power(self.legs, least_legs),
+            power(self.option_units, 2) if self.option_units else 0,
+            power(self.option_legs, 64) if self.option_units else 0,
+            self.portfolios,
+            power(self.orders, 16) if self.orders else 0,
+        )
+
 
 SHAPES = (
     Shape(1, 2, 0, 0),
@@ -349,26 +367,8 @@ def _shapes(content: _Content, num_accounts: int, shapes: tuple[Shape, ...]) -> 
         axis=1,
     )
     kinds, which = np.unique(needs, axis=0, return_inverse=True)
-    chosen = [_fit(Shape(*(int(x) for x in kind)), shapes) for kind in kinds]
+    chosen = [Shape(*(int(x) for x in kind)).within(shapes) for kind in kinds]
     return [chosen[k] for k in which.reshape(-1)]
-
-
-def _fit(need: Shape, shapes: tuple[Shape, ...]) -> Shape:
-    for shape in shapes:
-        if shape.holds(need):
-            return shape
-
-    def power(count: int, least: int) -> int:
-        return max(least, 1 << max(count - 1, 0).bit_length())
-
-    return Shape(
-        power(need.units, 8),
-        power(need.legs, 8),
-        power(need.option_units, 2) if need.option_units else 0,
-        power(need.option_legs, 64) if need.option_legs else 0,
-        need.portfolios,
-        power(need.orders, 16) if need.orders else 0,
-    )
 
 
 def _empty(shape: Shape, size: int, split: bool) -> Book:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from backtest.errors import ConfigError
@@ -31,6 +31,22 @@ def read_toml(path: Path, what: str = "configuration file") -> dict[str, Any]:
         raise ConfigError(f"{path}: not readable: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def read_section(path: Path, name: str, kind: Any, hint: str = "") -> Any:
+    """One section of a TOML file as ``kind``: a model, or a discriminated union of models.
+
+    Raises:
+        ConfigError: no such file or section (``hint`` ends that message), broken TOML, an unknown
+            key or a bad value.
+    """
+    section = read_toml(path).get(name)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: section [{name}] is missing{hint}")
+    try:
+        return TypeAdapter[Any](kind).validate_python(section)
+    except ValidationError as error:
+        raise explain(error, kind, str(path), (name,)) from error
 
 
 def explain(

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from backtest import precision as precision
 from backtest.batching import Batch
+from backtest.kept_programs import keep_programs
 from backtest.market_window import MarketWindow
 from backtest.scores import Scores
 from backtest.settle import near_a_threshold, some_of, with_accounts
@@ -61,7 +62,8 @@ def use_compilation_cache(folder: Path | None = None) -> None:
     named = os.environ.get("PMSTRESS_CACHE")
     root = folder or Path(named or Path.home() / ".cache" / "pmstress")
     root.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+    keep_programs(root / "programs")
+    jax.config.update("jax_compilation_cache_dir", str(root / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -222,7 +224,9 @@ class Engine:
             )
             valid = np.arange(tile) < part.stop - part.start
             names = tuple(priced.model.charges)
-            total = total + np.asarray(sum_up(*cut, valid, self.num_segments, names))
+            total = total + np.asarray(
+                sum_up(*cut, valid, num_segments=self.num_segments, names=names)
+            )
         return np.asarray(total)
 
     def tile_size(self, batch: Batch, num_times: int) -> int:
@@ -271,7 +275,7 @@ class Engine:
             owed,
             cut(segment.astype(np.int32)),
             self._place(np.arange(padded) < count),
-            self.num_segments,
+            num_segments=self.num_segments,
         )
 
         def keep(x: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ ROOMS = (
     Shape(8, 16, 2, 64, 3, 16),
 )
 """Widths in order of cost; anything wider takes powers of two."""
+ROOM_LEGS = 16
+"""Least legs a unit beyond the listed widths."""
 MATURITIES = 16
 """Least number of buckets a unit, two of which are perpetuals and spot; then powers of two."""
 
@@ -44,7 +46,7 @@ def rooms(
     for k, (legs, option_legs, buckets) in enumerate(rows.widths(len(batch.accounts)).tolist()):
         need = replace(batch.shape, legs=legs, option_legs=option_legs)
         count = max(MATURITIES, 1 << (buckets - 1).bit_length())
-        kinds.setdefault((room_for(need), count), []).append(k)
+        kinds.setdefault((need.within(ROOMS, ROOM_LEGS), count), []).append(k)
     if len(kinds) == 1:
         ((shape, count),) = kinds
         return [(np.arange(len(batch.accounts)), _room(batch, snapshot, terms, rows, shape, count))]
@@ -67,25 +69,6 @@ def _room(
     entry[slot, rows.account] = _entries(batch, snapshot, terms, rows)
     book = _placed(batch.book, shape, rows)
     return Room(book=book, entry=entry, maturity=maturity, num_maturities=count)
-
-
-def room_for(need: Shape) -> Shape:
-    """The narrowest listed shape that holds another, or powers of two."""
-    for shape in ROOMS:
-        if shape.holds(need):
-            return shape
-
-    def power(count: int, least: int) -> int:
-        return max(least, 1 << max(count - 1, 0).bit_length())
-
-    return Shape(
-        power(need.units, 8),
-        power(need.legs, 16),
-        power(need.option_units, 2) if need.option_units else 0,
-        power(need.option_legs, 64) if need.option_units else 0,
-        need.portfolios,
-        power(need.orders, 16) if need.orders else 0,
-    )
 
 
 class _Rows:

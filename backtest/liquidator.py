@@ -5,12 +5,16 @@ done drop out. Everything handed back is NumPy.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from backtest import precision as precision
+from backtest.apart import computed_apart
+from backtest.kept_programs import kept
 from backtest.liquidation_steps import Book, Records, Step, steps_of, written_off
 from kernels.liquidation import loop
 from kernels.liquidation.models import liquidation_of
@@ -23,6 +27,7 @@ from kernels.liquidation.records import (
     Origin,
     Progress,
     Room,
+    SliceRecord,
 )
 from kernels.models import model_of
 from kernels.records import NUM_QUOTES, Table
@@ -37,7 +42,13 @@ UNPRICED, UNTOUCHED, SAFE_AGAIN, FLAT, BANKRUPT, UNFINISHED = range(6)
 STATUSES = ("unpriced", "untouched", "safe", "flat", "bankrupt", "unfinished")
 """What became of an account, as in the reference."""
 
-_slice = jax.jit(loop.one_slice)
+
+@kept()
+def _slice(
+    progress: Progress, table: Table, params: Any, listing: Listing, rules: LiquidationRules
+) -> tuple[Progress, SliceRecord]:
+    apart = partial(computed_apart, jnp.any(progress.running))
+    return loop.one_slice(progress, table, params, listing, rules, apart)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from backtest.kept_programs import kept
 from backtest.settle import with_accounts
 from kernels.records import AccountMargin
 
@@ -115,7 +116,7 @@ class Scores:
         return with_accounts(values, self.settled.who, self.settled.scores._whole(chosen))
 
 
-@jax.jit
+@kept()
 def _rows(tile: AccountMargin, when: Any, who: Any) -> AccountMargin:
     return jax.tree.map(lambda x: x.at[when, who].get(mode="promise_in_bounds"), tile)
 

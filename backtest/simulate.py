@@ -337,7 +337,7 @@ class WindowSimulation:
                 lambda x, start=start: _tile(x, start), (margin, codes, segment.astype(np.int32))
             )
             valid = np.arange(TILE) < count - start
-            total = total + np.asarray(sum_up(*cut, valid, num_segments, names))
+            total = total + np.asarray(sum_up(*cut, valid, num_segments=num_segments, names=names))
         return total
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from backtest import precision as precision
 from backtest.apart import computed_apart
+from backtest.kept_programs import kept
 from kernels import account, debts, episodes, status
 from kernels.account import Exposures
 from kernels.breakeven import Multipliers
@@ -43,7 +44,7 @@ def sum_columns(model: MarginModel) -> tuple[str, ...]:
     return (*COUNT_COLUMNS, *money, *model.charges, *totals)
 
 
-@jax.jit
+@kept()
 def priced_features(
     contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
 ) -> tuple[Float[Array, "time instrument feature"], Float[Array, "time instrument order_term"]]:
@@ -53,7 +54,7 @@ def priced_features(
     )
 
 
-@jax.jit
+@kept()
 def priced_columns(
     contracts: Contract,
     quotes: Quote,
@@ -107,7 +108,7 @@ class Through(NamedTuple):
     changes: Float[Array, "time holding account"] | None
 
 
-@partial(jax.jit, static_argnames="num_segments")
+@kept("num_segments")
 def through_window(
     book: Book,
     state: AccountState,
@@ -150,7 +151,7 @@ def through_window(
             before, moved = moved, apart(_moved, *inputs, otherwise=moved)
             held = debts.with_changes(book, moved[0])
             bits = jnp.where(moved[3] > before[3], episodes.CONVERTED, 0).astype(jnp.uint8)
-        units, margin = _margin(apart, exposures, held, table, rules)
+        units, margin = account.batch_margin(apart, exposures, held, table, rules)
         theta = apart(account.batch_theta, units, margin, rules, state.theta, otherwise=state.theta)
         state = eqx.tree_at(lambda s: s.theta, state, theta)
         none = state, jnp.zeros_like(margin.status)
@@ -191,16 +192,7 @@ def _moved(
     return debts.step(so_far, held, may_sell, hours, rules.account)
 
 
-def _margin(
-    apart: Any, exposures: Exposures, book: Book, table: Table, rules: Any
-) -> tuple[UnitMargin, AccountMargin]:
-    charges, spot_coin = apart(account.batch_charges, exposures, book, table, rules)
-    units = apart(account.binding_units, charges, spot_coin, exposures, rules)
-    balances = apart(account.batch_balances, exposures, book, table, rules)
-    return units, apart(account.batch_totals, units, balances, book, table, rules)
-
-
-@jax.jit
+@kept()
 def stages(
     book: Book, table: Table, params: Any, is_needed: Bool[Array, ""]
 ) -> tuple[Exposures, UnitMargin, AccountMargin, Multipliers]:
@@ -210,7 +202,7 @@ def stages(
     """
     apart = partial(computed_apart, is_needed)
     exposures = apart(account.batch_exposures, book, table, params)
-    units, margin = _margin(apart, exposures, book, table, params)
+    units, margin = account.batch_margin(apart, exposures, book, table, params)
     free = dict.fromkeys(margin.charges, jnp.full(margin.status.shape, jnp.inf))
     return exposures, units, margin, apart(account.batch_theta, units, margin, params, free)
 
@@ -252,7 +244,7 @@ def _sums_of(
     return sums.astype(jnp.int64)
 
 
-@partial(jax.jit, static_argnames=("num_segments", "names"))
+@kept("num_segments", "names")
 def sum_up(
     margin: AccountMargin,
     codes: UInt8[Array, "time account"],
@@ -272,7 +264,7 @@ def sum_up(
     return jax.lax.map(at, (margin, codes))
 
 
-@jax.jit
+@kept()
 def binding(
     book: Book, tables: Table, params: Any, at: Int[Array, ""]
 ) -> tuple[Array, Array, Array]:
@@ -282,11 +274,13 @@ def binding(
         (unit ordinal [account], cell of the model's grid [account], charges of that unit in the
         model's order [charge, account]).
     """
+    apart = partial(computed_apart, at >= 0)
     table, params = jax.tree.map(lambda x: x[at], (tables, params))
-    exposures = account.batch_exposures(book, table, params)
-    units = account.batch_units(exposures, book, table, params)
+    exposures = apart(account.batch_exposures, book, table, params)
+    found = apart(account.batch_charges, exposures, book, table, params)
+    units = apart(account.binding_units, *found, exposures, params)
     unit = jnp.argmax(units.mmr_usd, axis=0)
-    grids = unit_grids(exposures, units, book, table, params)
+    grids = apart(unit_grids, exposures, units, book, table, params)
     cells = jax.vmap(jax.vmap(_worst_cell))(grids)
     pick = unit[None, :]
     charges = jnp.stack(

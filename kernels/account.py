@@ -6,6 +6,7 @@ over accounts. They are the stages of a time: exposures, charges, units, balance
 multipliers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,6 +29,15 @@ from kernels.records import (
     UnitMargin,
 )
 from kernels.tiers import marginal_charge, of_coin, step_rates
+
+
+Apart = Callable[..., Any]
+"""Calls a function with some arrays; what it gives may be stored before anything else is done."""
+
+
+def together(stage: Callable[..., Any], *inputs: Any) -> Any:
+    """Nothing is stored between stages: the plainest ``Apart``."""
+    return stage(*inputs)
 
 
 Exposures = tuple[Exposure | None, Exposure | None]
@@ -299,6 +309,16 @@ def batch_totals(
         gross_notional_usd=total.gross_usd,
         status=account_status(level, equity_usd, requirement, rules),
     )
+
+
+def batch_margin(
+    apart: Apart, exposures: Exposures, book: Book, table: Table, params: Any
+) -> tuple[UnitMargin, AccountMargin]:
+    """Units and accounts, in the stages between which numbers are stored."""
+    charges, spot_coin = apart(batch_charges, exposures, book, table, params)
+    units = apart(binding_units, charges, spot_coin, exposures, params)
+    balances = apart(batch_balances, exposures, book, table, params)
+    return units, apart(batch_totals, units, balances, book, table, params)
 
 
 def batch_theta(

@@ -36,7 +36,7 @@ def swap(name: str, contracts: float, mark: float, **more: Any) -> tuple[dict[st
     return _contract(name, "perpetual", coin, coin if inverse else quote, contracts, mark, more)
 
 
-def future(name: str, expiry: str, contracts: float, mark: float, **more: Any):
+def future(name: str, expiry: str, contracts: float, mark: float | None, **more: Any):
     """Instrument and position of an expiry future `COIN-QUOTE-DATE`."""
     coin, quote, _ = name.split("-")
     settle = coin if quote == "USD" else quote
@@ -71,7 +71,7 @@ def _contract(
     coin: str,
     settle: str,
     contracts: float,
-    mark: float,
+    mark: float | None,
     more: dict[str, Any],
 ) -> tuple[dict[str, Any], ...]:
     instrument = {

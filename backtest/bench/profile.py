@@ -81,10 +81,10 @@ def _traced(call: Callable[[], Any]) -> dict[str, float]:
     texts: list[str] = []
     plain = engine_module.through_window
 
-    def recorded(*arguments: Any) -> Any:
+    def recorded(*arguments: Any, **static: Any) -> Any:
         if not texts:
-            texts.append(plain.lower(*arguments).compile().as_text() or "")
-        return jax.block_until_ready(plain(*arguments))
+            texts.append(plain.jitted.lower(*arguments, **static).compile().as_text() or "")
+        return jax.block_until_ready(plain(*arguments, **static))
 
     options = ProfileOptions()
     options.python_tracer_level = 0

@@ -41,7 +41,7 @@ TARGETS = {
     ),
     "P7": Target("two workers against one", ">= 1.7 x", low=1.7, runs=True),
     "P8": Target("growth with accounts and times", "1.0 +- 0.05", 0.95, 1.05, unit="exponent"),
-    "P9": Target("simulate against measure", "<= 1.5 x calm, <= 4 x crash", high=1.5),
+    "P9": Target("simulate against measure", "<= 1.5 x calm, <= 4 x crash", high=1.5, runs=True),
     "P10": Target("demo from a warm cache", "<= 5 s", high=5.0, runs=True, unit="s"),
 }
 QUICK = tuple(name for name, target in TARGETS.items() if not target.runs)

@@ -50,7 +50,7 @@ def bench(
     """Measure the engine beside its peers on a seeded book of a million accounts.
 
     Every side is checked before it is timed, they take turns, and results are
-    ratios within this run. Writes bench.json and bench.png. P5, P6, P7 and P10
+    ratios within this run. Writes bench.json and bench.png. P5, P6, P7, P9 and P10
     start whole runs and are measured only where they are asked for. Needs
     pip install "pm-stress[bench]".
 

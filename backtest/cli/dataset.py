@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from backtest.config_errors import explain, read_toml
+from backtest.config_errors import read_section
 from backtest.dataset import Dataset
-from backtest.errors import ConfigError, DataError
+from backtest.errors import DataError
 from backtest.quality import CheckReport, Description, check as check_dataset, describe as look_at
 
 
@@ -97,13 +96,7 @@ def load_market_config(path: Path) -> Any:
     """
     from backtest.market.config import MarketConfig  # slow to import
 
-    section = read_toml(path).get("market")
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: section [market] is missing")
-    try:
-        return TypeAdapter[Any](MarketConfig).validate_python(section)
-    except ValidationError as error:
-        raise explain(error, MarketConfig, str(path), ("market",)) from error
+    return read_section(path, "market", MarketConfig)
 
 
 def _quarantine_text(folder: Path, report: CheckReport) -> str:

@@ -4,10 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from backtest.config_errors import explain, read_toml
-from backtest.errors import ConfigError
+from backtest.config_errors import read_section
 from backtest.market.config import Currency, Duration, Section, UtcTime
 
 
@@ -80,10 +79,4 @@ def load_fetch_config(path: Path) -> FetchConfig:
     Raises:
         ConfigError: no such file or section, broken TOML, an unknown key or a bad value.
     """
-    section = read_toml(path).get("fetch")
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: section [fetch] is missing")
-    try:
-        return FetchConfig.model_validate(section)
-    except ValidationError as error:
-        raise explain(error, FetchConfig, str(path), ("fetch",)) from error
+    return read_section(path, "fetch", FetchConfig)

@@ -7,10 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from backtest.config_errors import explain, read_toml
-from backtest.errors import ConfigError
+from backtest.config_errors import read_section
 from backtest.market.config import Currency, Duration, Section
 from backtest.schema import TABLES
 
@@ -224,13 +223,7 @@ def load_ingest_config(path: Path) -> IngestConfig:
     Raises:
         ConfigError: no such file or section, broken TOML, an unknown key or a bad value.
     """
-    section = read_toml(path).get("ingest")
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: section [ingest] is missing")
-    try:
-        return IngestConfig.model_validate(section)
-    except ValidationError as error:
-        raise explain(error, IngestConfig, str(path), ("ingest",)) from error
+    return read_section(path, "ingest", IngestConfig)
 
 
 def source_label(source: _Source, place: int) -> str:

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from backtest.config_errors import explain, read_toml
-from backtest.errors import ConfigError
+from backtest.config_errors import read_section
 from backtest.population.config import PopulationConfig
 
 
@@ -15,10 +12,4 @@ def load_population_config(path: Path) -> PopulationConfig:
     Raises:
         ConfigError: no such file or section, broken TOML, an unknown key or a bad value.
     """
-    section = read_toml(path).get("population")
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: section [population] is missing; it may be empty")
-    try:
-        return PopulationConfig.model_validate(section)
-    except ValidationError as error:
-        raise explain(error, PopulationConfig, str(path), ("population",)) from error
+    return read_section(path, "population", PopulationConfig, "; it may be empty")

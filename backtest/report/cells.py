@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -57,7 +58,7 @@ def page_table(
     columns: Sequence[Column],
     caption: str,
     limit: int | None = None,
-    **options: object,
+    **options: Any,
 ) -> PageTable:
     """The rows of a frame as a page table, the first ``limit`` of them."""
     note = str(options.pop("note", ""))
@@ -67,7 +68,7 @@ def page_table(
         frame = frame.head(limit)
     rows = [[_cell(c, row[c.key]) for c in columns] for row in frames.records(frame)]
     headings = [(c.heading, c.note, c.is_number) for c in columns]
-    return PageTable(caption, headings, rows, note=note, **options)  # pyright: ignore[reportArgumentType]
+    return PageTable(caption, headings, rows, note=note, **options)
 
 
 def _cell(column: Column, value: object) -> Cell:

@@ -5,12 +5,14 @@ first that has something to do does the next slice. Slices in a row of one stage
 A call does one slice of every account that is still running.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from kernels.account import Apart, together
 from kernels.liquidation.models import liquidation_of
 from kernels.liquidation.records import (
     NO_PLACE,
@@ -27,7 +29,6 @@ from kernels.liquidation.searches import Search, found_by
 from kernels.liquidation.situation import (
     Rulebook,
     Situation,
-    apart,
     begun_with,
     origin_of,
     situation,
@@ -55,6 +56,7 @@ def one_slice(
     params: Any,
     listing: Listing,
     rules: LiquidationRules,
+    apart: Apart = together,
 ) -> tuple[Progress, SliceRecord]:
     """One slice of every account that is running, and its record.
 
@@ -64,9 +66,10 @@ def one_slice(
         params: the parameter set.
         listing: the contracts of the instrument axis.
         rules: the liquidation rules.
+        apart: calls a stage of the work so that what it gives is stored.
     """
-    book = Rulebook(table, params, listing, rules, liquidation_of(params))
-    room = apart(without_unpriced(progress.room, table))
+    book = Rulebook(table, params, listing, rules, liquidation_of(params), apart)
+    room = apart(without_unpriced, progress.room, table)
     progress = eqx.tree_at(lambda p: p.room, progress, room)
     now = situation(progress.room, book)
     is_new = progress.is_new
@@ -74,15 +77,14 @@ def one_slice(
     running = progress.running & is_priced
     active = goes_on(now, progress.active, book.model, book.params.account)
     active = jnp.where(running, active, progress.active)
-    choice, stage, why = _chosen(now, progress.origin, running, active, book)
+    choice, stage, why = apart(partial(_chosen, book=book), now, progress.origin, running, active)
     begins = stage != progress.stage
     is_full = (progress.slices >= rules.max_slices) | (begins & (progress.steps >= rules.max_steps))
     is_full = choice.found & is_full
     done = running & choice.found & ~is_full
     trade = where(done, choice.trade, now.no_trade())
-    trade = apart(trade)
-    costs = apart(costs_of(trade, now.slots, rules))
-    after = apart(traded(progress.room, now.slots, trade, costs))
+    costs = apart(costs_of, trade, now.slots, rules)
+    after = apart(traded, progress.room, now.slots, trade, costs)
     cancelled = without_orders(after.book)
     cancels = done & choice.cancels
     book_after = where(cancels, cancelled, after.book)
@@ -129,7 +131,7 @@ def _chosen(
     answers, asks, searches = [], [], []
     begun = jnp.zeros_like(running)
     for k, name in enumerate(book.rules.order):
-        answer = book.model.stages[name](now, apart(origin_of(now, origin, k)), book)
+        answer = book.model.stages[name](now, origin_of(now, origin, k), book)
         mine = running & ~begun
         mine = mine if name in book.model.always else mine & active
         asks.append(mine)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels.liquidation.records import Choice, Target, Trade
-from kernels.liquidation.situation import TIE, Rulebook, Situation, after, apart, falls, where
+from kernels.liquidation.situation import TIE, Rulebook, Situation, after, falls, where
 
 
 BLOCK = 8
@@ -154,7 +154,7 @@ def _tried(
         block, mmr, cost = state
         start = block * BLOCK
         some = jax.lax.dynamic_slice_in_dim(flat, start, BLOCK)
-        trades = apart(jax.vmap(trade_of, out_axes=-2)(some))
+        trades = book.apart(jax.vmap(trade_of, out_axes=-2), some)
         new_mmr, new_cost = _after_each(now, trades, book)
         new_mmr = jnp.where(some < starts[-1], new_mmr, jnp.inf)
         places = jnp.arange(BLOCK, dtype=jnp.int32)[:, None] + start
@@ -182,7 +182,7 @@ def _after_each(now: Situation, trades: Trade, book: Rulebook) -> tuple[Array, A
     def flat(x: Array) -> Array:
         return x.reshape(*x.shape[:-2], count * accounts)
 
-    found = after(apart(jax.tree.map(repeated, now)), apart(jax.tree.map(flat, trades)), book)
+    found = after(jax.tree.map(repeated, now), jax.tree.map(flat, trades), book)
     mmr, cost = (x.reshape(count, accounts) for x in found)
     return mmr, cost
 

@@ -1,5 +1,6 @@
 """An account between two slices, and what a trade would lead to."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,13 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import debts
-from kernels.account import (
-    Exposures,
-    batch_balances,
-    batch_exposures,
-    batch_totals,
-    batch_units,
-)
+from kernels.account import Apart, Exposures, batch_exposures, batch_margin
 from kernels.liquidation.records import (
     NO_PLACE,
     Choice,
@@ -37,13 +32,17 @@ TIE = 1e-9
 
 
 class Rulebook(NamedTuple):
-    """One time and one parameter set: all that accounts do not bring along."""
+    """One time and one parameter set: all that accounts do not bring along.
+
+    ``apart`` calls a stage of the work so that what it gives is stored.
+    """
 
     table: Table
     params: Any
     listing: Listing
     rules: LiquidationRules
     model: LiquidationModel
+    apart: Apart
 
 
 class Situation(eqx.Module):
@@ -106,26 +105,31 @@ class Situation(eqx.Module):
         )
 
 
-def apart(values: Any) -> Any:
-    """The same values, computed once: what follows is not fused with what they come from."""
-    return jax.lax.optimization_barrier(values)
-
-
 def margin_of(room: Room, book: Rulebook) -> tuple[Exposures, UnitMargin, AccountMargin]:
-    """Exposures, units and accounts; each is stored, so that no later one computes it again."""
-    exposures = apart(batch_exposures(room.book, book.table, book.params))
-    units = apart(batch_units(exposures, room.book, book.table, book.params))
-    balances = apart(batch_balances(exposures, room.book, book.table, book.params))
-    totals = batch_totals(units, balances, room.book, book.table, book.params)
-    return exposures, units, apart(totals)
+    """Exposures, units and accounts."""
+    exposures = book.apart(batch_exposures, room.book, book.table, book.params)
+    units, margin = batch_margin(book.apart, exposures, room.book, book.table, book.params)
+    return exposures, units, margin
 
 
 def situation(room: Room, book: Rulebook) -> Situation:
     """Margin of accounts and everything that their stages look at."""
-    table, params, listing, rules, model = book
+    table, params, listing, rules, model, apart = book
     exposures, units, account = margin_of(room, book)
-    slots = apart(slots_of(room, units.portfolio, listing, table, params, rules, model))
-    held = apart(debts.held_by(exposures, room.book, table))
+    of_model = partial(slots_of, model=model)
+    slots = apart(of_model, room, units.portfolio, listing, table, params, rules)
+    held = apart(debts.held_by, exposures, room.book, table)
+    return apart(partial(_situation, model), room, slots, units, account, held)
+
+
+def _situation(
+    model: LiquidationModel,
+    room: Room,
+    slots: Slots,
+    units: UnitMargin,
+    account: AccountMargin,
+    held: debts.Holdings,
+) -> Situation:
     layout = Layout.of(room.book)
 
     def paid(values: Array) -> Array:
@@ -137,7 +141,7 @@ def situation(room: Room, book: Rulebook) -> Situation:
         by_unit(jnp.where(slots.group == q, cash_usd, 0.0), layout) for q in range(NUM_QUOTES)
     ]
     delta = by_unit(jnp.where(bound == 0, 0.0, bound * slots.delta_coin), layout)
-    found = Situation(
+    return Situation(
         room=room,
         slots=slots,
         units=units,
@@ -149,7 +153,6 @@ def situation(room: Room, book: Rulebook) -> Situation:
         groups_usd=jnp.stack(groups),
         hedged_usd=model.hedged_pairs(jnp.stack(groups)),
     )
-    return apart(found)
 
 
 def origin_of(now: Situation, origin: Origin, stage: int) -> Origin:
@@ -189,8 +192,8 @@ def begun_with(now: Situation, origin: Origin, began: Bool[Array, "stage account
 
 def after(now: Situation, trade: Trade, book: Rulebook) -> tuple[Array, Array]:
     """Maintenance margin after a trade, and what the trade costs; USD by account."""
-    costs = apart(costs_of(trade, now.slots, book.rules))
-    room = apart(traded(now.room, now.slots, trade, costs))
+    costs = book.apart(costs_of, trade, now.slots, book.rules)
+    room = book.apart(traded, now.room, now.slots, trade, costs)
     _, _, account = margin_of(room, book)
     return account.total_mmr, total_usd(costs)
 

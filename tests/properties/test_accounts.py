@@ -41,7 +41,8 @@ def score() -> Score:
         shape = random_books.NUM_TIMES, len(books)
         out = {n: np.full(shape, np.nan) for n in (*NUMBERS, *CHARGES, "margin_level")}
         out["status"] = np.zeros(shape, int)
-        for batch in batches(random_books.snapshot(books), terms, axis):
+        held = random_books.snapshot(books)
+        for batch in batches(held, terms, axis, shapes=random_books.FEW_SHAPES):
             size = len(batch.accounts)
             state, segment = initial_state(size, MODEL), np.zeros(size, int)
             margin = engine.replay(batch, state, priced, segment, times).margin

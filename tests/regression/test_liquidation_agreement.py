@@ -1,13 +1,12 @@
 """Liquidation in the kernels against the reference on random accounts of a few markets.
 
 By default some tens of accounts under each of three rule books; ``PMSTRESS_LIQUIDATION_ACCOUNTS``
-takes another number of accounts of each.
+takes another number of accounts of each,
+``PMSTRESS_TEST_PROCESSES`` more processes for the reference.
 """
 
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from backtest.params import load_parameter_set
 from backtest.reference.liquidation import Liquidation, liquidate
 from backtest.reference.liquidation_stages import EVERY_LEG
 from tests.okx_books import PARAMS
+from tests.processes import mapped
 from tests.unit.liquidation.kernel_books import (
     at_prices,
     differences,
@@ -64,27 +64,26 @@ def test_kernels_do_what_the_reference_does(name: str, model: str, count: int) -
     numbers = load_parameter_set(PARAMS / f"{name}.toml").numbers()
     rules, count = rules_of(model), int(GIVEN) if GIVEN else count
     wrong, seen, liquidated = [], Counter[str](), 0
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for seed in range(-(-count // MARKET)):
-            some = min(MARKET, count - seed * MARKET)
-            books = [entered(each) for each in random_books(1_000 + seed, some, numbers)]
-            world = world_of(books, numbers, rules)
-            ledger = LiquidationLedger.empty(len(books))
-            active = [False] * len(books)
-            for factor in CRASH:
-                union = fallen(world.union, factor)
-                books = [at_prices(each, union) for each in books]
-                found, ledger = liquidated_from(world.at(factor), ledger)
-                work = [(x, numbers, rules, a) for x, a in zip(books, active, strict=True)]
-                expected = list(pool.map(of_reference, work, chunksize=10))
-                for k, (one, got) in enumerate(zip(expected, found, strict=True)):
-                    where = f"market {seed}, account {k}, prices x {factor}:"
-                    wrong += [f"{where} {line}" for line in differences(one, got)]
-                    wrong += [f"{where} {line}" for line in broken(one, got, numbers)]
-                    seen.update(step["stage"] for step in got["steps"])
-                    liquidated += bool(got["steps"])
-                books = [one.portfolio_after for one in expected]
-                active = [one.is_active for one in expected]
+    for seed in range(-(-count // MARKET)):
+        some = min(MARKET, count - seed * MARKET)
+        books = [entered(each) for each in random_books(1_000 + seed, some, numbers)]
+        world = world_of(books, numbers, rules)
+        ledger = LiquidationLedger.empty(len(books))
+        active = [False] * len(books)
+        for factor in CRASH:
+            union = fallen(world.union, factor)
+            books = [at_prices(each, union) for each in books]
+            found, ledger = liquidated_from(world.at(factor), ledger)
+            work = [(x, numbers, rules, a) for x, a in zip(books, active, strict=True)]
+            expected = mapped(of_reference, work, chunk=10)
+            for k, (one, got) in enumerate(zip(expected, found, strict=True)):
+                where = f"market {seed}, account {k}, prices x {factor}:"
+                wrong += [f"{where} {line}" for line in differences(one, got)]
+                wrong += [f"{where} {line}" for line in broken(one, got, numbers)]
+                seen.update(step["stage"] for step in got["steps"])
+                liquidated += bool(got["steps"])
+            books = [one.portfolio_after for one in expected]
+            active = [one.is_active for one in expected]
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:20])
     assert set(seen) >= {*rules["stages"]["order"], "bankruptcy"} - {"ddh1"}
     assert liquidated > count

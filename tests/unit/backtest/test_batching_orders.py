@@ -1,6 +1,7 @@
 """Books of accounts with open orders, and of split risk units."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,9 +49,9 @@ def alone(
     *orders: Order,
     legs: tuple[tuple[int, float, float], ...] = (),
     split: bool = False,
-    **more: object,
+    **more: Any,
 ) -> Batch:
-    account = RandomAccount(list(legs), {"USDT": 1e5}, {}, list(orders), **more)  # pyright: ignore[reportArgumentType]
+    account = RandomAccount(list(legs), {"USDT": 1e5}, {}, list(orders), **more)
     (batch,) = built([account], split=split)
     return batch
 

@@ -215,7 +215,7 @@ def test_expired_legs_do_not_spoil_the_unit(numbers: dict[str, Any]):
     final = {"settlement_index_usd": {"BTC": 59_000.0}}
     book = portfolio(
         swap("BTC-USDT-SWAP", -2.0, 60_100.0, entry_price=61_000.0),
-        future("BTC-USD-250228", old, 5.0, None, multiplier=100.0, entry_price=58_000.0, **final),  # pyright: ignore[reportArgumentType]
+        future("BTC-USD-250228", old, 5.0, None, multiplier=100.0, entry_price=58_000.0, **final),
         index_usd={"BTC": 60_000.0, "USDT": 1.0},
         balances={"USDT": 50_000.0},
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from backtest.batching import Snapshot
+from backtest.batching import Shape, Snapshot
 from backtest.engine import use_compilation_cache
 from backtest.leg_lists import SPOT_FAMILIES
 from backtest.market_window import MarketWindow, micros, stamp
@@ -29,6 +29,10 @@ PAIRS = ("BTC-USDT", "ETH-USDC", "SOL-USD", "FOO-USDT", "ETH-BTC")
 SPOT_MODES = (None, "derivatives_only", *QUOTES)
 Order = tuple[int, float, float]
 """Instrument, contracts and limit of an open order."""
+
+
+FEW_SHAPES = (Shape(4, 4, 2, 16), Shape(8, 8, 2, 64), Shape(8, 8, 2, 64, 3, 16))
+"""Classes for tests that are not about classes: few programs are compiled."""
 
 
 def use_cache() -> None:

@@ -1,16 +1,12 @@
 """Kernels of the Bybit model against the scalar reference on random accounts, markets, times."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
-from backtest import batching
-from backtest.batching import Shape
+from backtest.batching import Shape, batches
 from backtest.bybit_records import bybit_parameters
 from backtest.engine import Engine, initial_state, over_times
 from backtest.model_records import contract_records
@@ -20,6 +16,7 @@ from kernels.models.bybit import CHARGES, MODEL
 from kernels.status import STATUS_NAMES
 from tests.bybit_books import numbers_of
 from tests.multipliers import multipliers_over_times
+from tests.processes import unchecked
 from tests.unit.kernels import bybit_random
 from tests.unit.kernels.random_books import use_cache
 
@@ -57,16 +54,6 @@ SHAPES = (Shape(4, 2, 0, 0), Shape(2, 2, 2, 8), Shape(8, 8, 2, 64), Shape(8, 8, 
 SETS = {"published": numbers_of(), "switched": switched_numbers()}
 
 
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without run-time type checks, which make the scalar reference twenty times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-
-
 class Scored:
     """All random accounts at all times through the engine, under both sets."""
 
@@ -80,10 +67,8 @@ class Scored:
         times = np.arange(len(bybit_random.TIMES))
         params = [over_times(bybit_parameters(n, axis), len(times)) for n in SETS.values()]
         priced = engine.price(self.market, contracts, params)
-        with pytest.MonkeyPatch.context() as patch:
-            # Few classes, so that few programs are compiled.
-            patch.setattr(batching, "SHAPES", SHAPES)
-            built = batching.batches(bybit_random.snapshot(self.books), terms_of(contracts), axis)
+        # Few classes, so that few programs are compiled.
+        built = batches(bybit_random.snapshot(self.books), terms_of(contracts), axis, shapes=SHAPES)
         self.shapes = {batch.shape for batch in built}
         self.margin: dict[tuple[str, int], tuple[Any, Any, int]] = {}
         self._expected: dict[tuple[str, int, int], dict[str, Any]] = {}

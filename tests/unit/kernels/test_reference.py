@@ -4,18 +4,15 @@ Every parameter set of the two eras meets the same markets: merged and split ris
 with and without open orders.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
-from backtest.batching import SHAPES, batches
+from backtest.batching import batches
 from backtest.engine import Engine, initial_state, over_times
 from backtest.leg_lists import Terms
 from backtest.model_records import contract_records
@@ -29,6 +26,7 @@ from kernels.records import Contract
 from kernels.status import STATUS_NAMES
 from tests.multipliers import multipliers_over_times
 from tests.okx_books import PARAMS
+from tests.processes import unchecked
 from tests.unit.kernels import random_books
 from tests.unit.kernels.random_books import RandomAccount
 
@@ -60,16 +58,6 @@ SAMPLES = {
 }
 
 
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without run-time type checks, which make the scalar reference twenty times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @cache
 def shared() -> tuple[Engine, Contract, Terms]:
     """One engine and one instrument axis for all parameter sets."""
@@ -97,7 +85,9 @@ class Scored:
         params = over_times(okx_parameters(self.numbers, axis), random_books.NUM_TIMES)
         (priced,) = engine.price(self.market, contracts, [params])
         self.is_split = has_split_units(self.numbers)
-        built = batches(random_books.snapshot(self.books), terms, axis, split=self.is_split)
+        few = random_books.FEW_SHAPES
+        held = random_books.snapshot(self.books)
+        built = batches(held, terms, axis, split=self.is_split, shapes=few)
         self.shapes = {batch.shape for batch in built}
         times = np.arange(random_books.NUM_TIMES)
         self.margin: dict[int, tuple[Any, Any, int]] = {}
@@ -215,4 +205,4 @@ def test_random_accounts_reach_what_they_should(scored: Scored):
     for name in PORTFOLIOS:
         assert sum(name in e["bindings"] for e in ordering) > 20, name
     # Wider than every class: split units come in many, and each such width is another program.
-    assert len(scored.shapes - set(SHAPES)) <= (2 if scored.is_split else 0)
+    assert len(scored.shapes - set(random_books.FEW_SHAPES)) <= (2 if scored.is_split else 0)
