@@ -126,6 +126,13 @@ class ReportSection(Section):
     """What the report compares."""
 
     champion: str | None = None
+    horizon: str | None = None
+    """How long an untouched account is watched after its trigger; default: to the run's end."""
+
+    @field_validator("horizon")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        return None if value is None else _duration(value)
 
 
 class LiquidationSection(Section):

@@ -1,8 +1,10 @@
 """Reading TOML and saying what is wrong with it: file, full key path, value, what is allowed."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,13 +26,19 @@ def read_toml(path: Path, what: str = "configuration file") -> dict[str, Any]:
         ConfigError: no such file, not readable, or not TOML (with line and column).
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {what}") from None
     except OSError as error:
         raise ConfigError(f"{path}: not readable: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> dict[str, Any]:
+    """A run reads its parameter files several times, and parsing one takes a while."""
+    return tomllib.loads(text)
 
 
 def read_section(path: Path, name: str, kind: Any, hint: str = "") -> Any:

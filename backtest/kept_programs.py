@@ -21,8 +21,6 @@ import jax
 from jax.core import Tracer
 from jax.experimental import serialize_executable
 
-from backtest.durable import write_bytes
-from backtest.errors import PmStressError
 from backtest.program import source_hash
 
 
@@ -130,11 +128,15 @@ def _surroundings() -> str:
 def _write(file: Path, program: Any, args: tuple[Any, ...]) -> None:
     """Keep a program if what is kept runs; a full disk or a device that cannot is no error."""
     shape = jax.tree.unflatten(program.out_tree, range(program.out_tree.num_leaves))
-    with suppress(PmStressError, OSError, ValueError, NotImplementedError, RuntimeError):
+    with suppress(OSError, ValueError, NotImplementedError, RuntimeError):
         payload, _, _ = serialize_executable.serialize(program)
         content = pickle.dumps((payload, shape))
         jax.block_until_ready(_loaded(content, args)(*args))
-        write_bytes(file, hashlib.sha256(content).digest() + content)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+        # No flush as results have: what a crash leaves is damaged at most, and that is seen.
+        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        temporary.replace(file)
 
 
 def _read(file: Path, args: tuple[Any, ...]) -> Any:

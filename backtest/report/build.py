@@ -70,7 +70,10 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
 
 
 def _is_shown(name: str, results: Results) -> bool:
-    return name != "flips" or bool(results.challengers)
+    if name == "flips":
+        return bool(results.challengers)
+    # Of an account that is liquidated nobody knows what it would have done.
+    return name != "roc" or not has_liquidations(results)
 
 
 def _write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:

@@ -11,6 +11,7 @@ from .figures_accounts import (
 )
 from .figures_liquidation import (
     figure_fund as figure_fund,
+    figure_roc as figure_roc,
     figure_survival as figure_survival,
 )
 from .figures_margin import (
@@ -32,6 +33,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "timeline": figure_timeline,
     "segments": figure_segments,
     "flips": figure_flips,
+    "roc": figure_roc,
     "charges_of_liquidated": figure_charges_of_liquidated,
     "charges_by_time": figure_charges_by_time,
     "worst_margin_levels": figure_levels,

@@ -1,4 +1,4 @@
-"""Figures of simulated liquidations: the insurance fund, and survival."""
+"""Figures of liquidations: the fund and survival where they happen, their rates where not."""
 
 import matplotlib as mpl
 import numpy as np
@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import frames, theme
+from .classifier import classified
 from .figures_time import shown_sets
 from .liquidations import fund_path, survival
 from .reader import Results
@@ -76,6 +77,37 @@ def figure_survival(results: Results) -> Figure:
             )
         panel.set_xlabel("days since the start")
         theme.percent_axis(panel)
+        theme.legend_above(panel)
+    return figure
+
+
+def figure_roc(results: Results) -> Figure:
+    """Right triggers against false alarms, one point a set."""
+    title = "Triggers: right ones against false alarms"
+    names = shown_sets(results)
+    points = [(n, classified(results, n)) for n in names]
+    known = [
+        (n, c.false_positive_rate, c.true_positive_rate)
+        for n, c in points
+        if np.isfinite([c.false_positive_rate, c.true_positive_rate]).all()
+    ]
+    if not known:
+        return theme.empty_figure(title, "No account went below zero.")
+    with mpl.rc_context(theme.style()):
+        figure, axes = theme.new_figure(title, 3.2)
+        panel = axes[0, 0]
+        path = sorted((x, y) for _, x, y in known)
+        across, up = zip((0.0, 0.0), *path, (1.0, 1.0), strict=True)
+        panel.plot(across, up, color=theme.MUTED, linewidth=0.7, zorder=1)
+        for name, x, y in known:
+            color = theme.set_color(names.index(name))
+            panel.plot([x], [y], "o", color=color, label=theme.label(name), zorder=2)
+        panel.set_xlim(0.0, min(1.0, 1.3 * max(max(x for _, x, _ in known), 1e-3)))
+        panel.set_ylim(0.0, 1.05)
+        panel.set_xlabel("false alarms, share of accounts that did not fail")
+        panel.set_ylabel("right triggers, share of\naccounts that failed")
+        theme.percent_axis(panel)
+        theme.percent_axis(panel, "x")
         theme.legend_above(panel)
     return figure
 

@@ -14,7 +14,7 @@ from .paths import sets_with_paths
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .section import Picture, Section, head, number_cell
-from .sections_liquidation import liquidation_section
+from .sections_liquidation import classifier_section, liquidation_section
 from .sections_margin import break_even_section, charge_section, loss_section
 from .sections_schedule import path_section, schedule_section
 from .verdict import quote
@@ -29,6 +29,8 @@ def sections(results: Results) -> list[Section]:
     found = [time_section(results)]
     if has_liquidations(results):
         found.append(liquidation_section(results))
+    else:
+        found.append(classifier_section(results))
     if results.schedules:
         found.append(schedule_section(results))
     found.append(segment_section(results))

@@ -1,7 +1,8 @@
-"""The section on liquidations as they happened, of a run that simulated them."""
+"""Sections on liquidations: as they happened where a run simulated them, else as a classifier."""
 
 from . import cells, text
 from .cells import Column, page_table
+from .classifier import classifier_table, horizon_of
 from .liquidations import concentration, ledger, outcomes, over_sets, risk, stages
 from .reader import Results
 from .section import Picture, Section
@@ -47,6 +48,31 @@ def liquidation_section(results: Results) -> Section:
     return Section("liquidations", "Liquidations", intro, pictures, tables)
 
 
+def classifier_section(results: Results) -> Section:
+    """Whether triggers singled out the accounts that would have failed."""
+    horizon = horizon_of(results)
+    watched = "the end of the run" if horizon is None else text.duration(horizon)
+    until = f"until {watched}" if horizon is None else f"for {watched}"
+    intro = (
+        f"Nobody was liquidated in this run, so every account is watched {until} after its first "
+        "trigger. It goes below zero (the trigger was right) or recovers untouched (a false alarm)."
+    )
+    table = page_table(
+        classifier_table(results),
+        _CLASSIFIER,
+        "Triggers and what became of the accounts untouched",
+        note="Missed: below zero with no trigger, or with one at the same time only. Undecided: "
+        "neither below zero nor recovered yet; they are in neither rate.",
+    )
+    caption = (
+        "One point a parameter set; the higher and the further left, the better. The line joins "
+        "them with a trigger that is never and one that is always on."
+    )
+    return Section(
+        "classifier", "Right triggers and false alarms", intro, [Picture("roc", caption)], [table]
+    )
+
+
 def _duration(value: object) -> str:
     return text.NONE if text.is_missing(value) else text.duration(float(str(value)))
 
@@ -64,6 +90,18 @@ _OUTCOMES = (
     Column("median_steps", "Steps", cells.ratio, "median"),
     Column("median_seconds", "Time to safety", _duration, "median"),
     Column("longest_seconds", "Time to safety", _duration, "longest"),
+)
+_CLASSIFIER = (
+    SET,
+    Column("true_positives", "Right", cells.count, "went below zero later"),
+    Column("false_positives", "False alarms", cells.count, "recovered untouched"),
+    Column("late", "Missed", cells.count, "trigger too late"),
+    Column("unseen", "Missed", cells.count, "no trigger"),
+    Column("undecided", "Undecided", cells.count),
+    Column("true_positive_rate_frac", "Right triggers", cells.share, "of accounts that failed"),
+    Column("false_positive_rate_frac", "False alarms", cells.share, "of accounts that did not"),
+    Column("precision_frac", "Precision", cells.share),
+    Column("false_alarm_notional_usd", "Gross notional", cells.money, "of false alarms"),
 )
 _STAGES = (
     SET,

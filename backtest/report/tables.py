@@ -9,6 +9,7 @@ from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from .bootstrap import Estimate
 from .break_even import elasticity_table, near_flip_table, near_groups
+from .classifier import classifier_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .dated import period_table, step_table, switch_table
 from .frequency import (
@@ -19,7 +20,7 @@ from .frequency import (
     rate_differences,
     rates,
 )
-from .liquidations import liquidation_tables
+from .liquidations import has_liquidations, liquidation_tables
 from .paths import path_table, sets_with_paths
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
@@ -340,6 +341,8 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
     if sets_with_paths(results):
         tables["parameter_paths"] = path_table(results)
     tables |= liquidation_tables(results)
+    if not has_liquidations(results):
+        tables["classifier"] = classifier_table(results)
     flips, accounts = [], []
     for challenger in results.challengers:
         flips.append(
