@@ -37,5 +37,6 @@ def computed_apart(
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     named = stage.func if isinstance(stage, partial) else stage
-    with jax.named_scope(f"{STAGE_SCOPE}{getattr(named, '__name__', 'stage').strip('_')}"):
+    name = getattr(named, "__name__", "stage").strip("_").removeprefix("batch_")
+    with jax.named_scope(f"{STAGE_SCOPE}{name}"):
         return jax.lax.cond(is_needed, traced, nothing, *inputs)

@@ -72,7 +72,7 @@ class Kept:
             file = _FOLDER[0] / f"{hashlib.sha256(text.encode()).hexdigest()}.bin"
             program = _read(file, args)
             if program is None:
-                program = _compiled(self.jitted.lower(*args, **static))
+                program = freshly_compiled(self.jitted.lower(*args, **static))
                 _write(file, program, args)
             self.programs[key] = program
         return self.programs[key](*args)
@@ -90,7 +90,7 @@ def _is_plain(x: Any) -> bool:
     return not isinstance(x, jax.Array) or x.devices() == {jax.local_devices()[0]}
 
 
-def _compiled(lowered: Any) -> Any:
+def freshly_compiled(lowered: Any) -> Any:
     """A program that comes from the compiler, and that JAX's own cache does not take.
 
     What JAX has read from its cache lacks parts when it is written a second time.

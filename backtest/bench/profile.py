@@ -14,6 +14,7 @@ from jax.profiler import ProfileData, ProfileOptions
 from backtest import engine as engine_module
 from backtest.apart import STAGE_SCOPE
 from backtest.bench.laps import seconds_of
+from backtest.kept_programs import freshly_compiled
 
 
 PROGRAM = "through_window"
@@ -78,13 +79,14 @@ def stage_shares(traced: list[Callable[[], Any]]) -> dict[str, float]:
 
 def _traced(call: Callable[[], Any]) -> dict[str, float]:
     """Nanoseconds of the stages during one call."""
-    texts: list[str] = []
+    # What was read from disk has no names of stages.
+    programs: list[Any] = []
     plain = engine_module.through_window
 
     def recorded(*arguments: Any, **static: Any) -> Any:
-        if not texts:
-            texts.append(plain.jitted.lower(*arguments, **static).compile().as_text() or "")
-        return jax.block_until_ready(plain(*arguments, **static))
+        if not programs:
+            programs.append(freshly_compiled(plain.jitted.lower(*arguments, **static)))
+        return jax.block_until_ready(programs[0](*arguments))
 
     options = ProfileOptions()
     options.python_tracer_level = 0
@@ -96,7 +98,7 @@ def _traced(call: Callable[[], Any]) -> dict[str, float]:
             jax.profiler.stop_trace()
             (file,) = Path(folder).rglob("*.xplane.pb")
             data = ProfileData.from_file(str(file))
-    text = "".join(texts)
+    text = programs[0].as_text() or ""
     stages = {found["op"]: found["name"] for found in _STAGE.finditer(text)}
     return _by_stage(data, stages | {found["op"]: "" for found in _LOOP.finditer(text)})
 

@@ -28,5 +28,6 @@ def test_small_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "scipy sparse and sums over legs" in compared
     assert {"ours float64", "ours float64, pricing", "sgemm numpy", "copy"} <= set(record["laps"])
     stages = record["profile_seconds"]["float64"]
-    assert {"exposures", "units", "totals", "theta", "advance", "sums"} <= set(stages)
+    names = {"exposures", "charges", "binding_units", "balances", "totals", "theta", "advanced"}
+    assert {*names, "sums_of"} <= set(stages)
     assert sum(c["accounts"] for c in record["shape_classes"]) == record["book"]["accounts"]
