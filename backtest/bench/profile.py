@@ -80,13 +80,14 @@ def stage_shares(traced: list[Callable[[], Any]]) -> dict[str, float]:
 def _traced(call: Callable[[], Any]) -> dict[str, float]:
     """Nanoseconds of the stages during one call."""
     # What was read from disk has no names of stages.
-    programs: list[Any] = []
+    programs: dict[Any, Any] = {}
     plain = engine_module.through_window
 
     def recorded(*arguments: Any, **static: Any) -> Any:
-        if not programs:
-            programs.append(freshly_compiled(plain.jitted.lower(*arguments, **static)))
-        return jax.block_until_ready(programs[0](*arguments))
+        kinds = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments))
+        if kinds not in programs:
+            programs[kinds] = freshly_compiled(plain.jitted.lower(*arguments, **static))
+        return jax.block_until_ready(programs[kinds](*arguments))
 
     options = ProfileOptions()
     options.python_tracer_level = 0
@@ -98,7 +99,7 @@ def _traced(call: Callable[[], Any]) -> dict[str, float]:
             jax.profiler.stop_trace()
             (file,) = Path(folder).rglob("*.xplane.pb")
             data = ProfileData.from_file(str(file))
-    text = programs[0].as_text() or ""
+    text = next(iter(programs.values())).as_text() or ""
     stages = {found["op"]: found["name"] for found in _STAGE.finditer(text)}
     return _by_stage(data, stages | {found["op"]: "" for found in _LOOP.finditer(text)})
 
