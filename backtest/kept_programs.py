@@ -135,8 +135,11 @@ def _write(file: Path, program: Any, args: tuple[Any, ...]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         # No flush as results have: what a crash leaves is damaged at most, and that is seen.
-        temporary.write_bytes(hashlib.sha256(content).digest() + content)
-        temporary.replace(file)
+        try:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, args: tuple[Any, ...]) -> Any:

@@ -28,6 +28,7 @@ CRASH_AFTER_HOURS, WINDOW_HOURS = 96, 24
 """The generated market falls four days after the snapshot; the crash window opens 6 h before."""
 MOST_CRASH_RATIO = 4.0
 PARAMETERS = PROJECT_ROOT / "configs" / "params" / "okx-merged-2025-01-21.toml"
+LIQUIDATION = PROJECT_ROOT / "configs" / "liquidation" / "okx-default.toml"
 Say = Callable[[str], None]
 
 
@@ -90,6 +91,7 @@ end = {_toml(last)}
 interval = "1h"
 [liquidation]
 mode = "{mode}"
+rules.okx = "{LIQUIDATION}"
 [[parameter_sets]]
 name = "today"
 file = "{PARAMETERS}"

@@ -1,6 +1,6 @@
 """Kernels against the float64 reference on a whole population of all archetypes.
 
-By default 3,000 accounts under today's rules, 1,000 under rules of split risk units and 200 under
+By default 6,000 accounts under today's rules, 2,000 under rules of split risk units and 300 under
 those of Bybit, each at one of the 48 times, every account at another.
 ``PMSTRESS_AGREEMENT_TIMES`` compares each at more times (48 compares all),
 ``PMSTRESS_AGREEMENT_ACCOUNTS`` takes another number of accounts, and
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from backtest.batching import SHAPES, Snapshot, batches
+from backtest.batching import Snapshot, batches
 from backtest.config import RunConfig
 from backtest.dataset import Dataset
 from backtest.engine import Engine, initial_state, use_compilation_cache
@@ -37,16 +37,15 @@ from kernels.records import QUOTES
 from kernels.status import STATUS_NAMES
 from tests.multipliers import multipliers_over_times
 from tests.processes import mapped
-from tests.unit.kernels.random_books import FEW_SHAPES
 
 
-ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "3000"))
+ACCOUNTS = int(os.environ.get("PMSTRESS_AGREEMENT_ACCOUNTS", "6000"))
 TIMES = int(os.environ.get("PMSTRESS_AGREEMENT_TIMES", "1"))
 PARAMETERS = os.environ.get("PMSTRESS_AGREEMENT_PARAMETERS")
 OF_SET = {
     "okx-merged-2025-01-21": ACCOUNTS,
-    "okx-split-2024-06-05": min(ACCOUNTS, 1_000),
-    "bybit-2025-01-10": min(ACCOUNTS, 200),
+    "okx-split-2024-06-05": min(ACCOUNTS, 2_000),
+    "bybit-2025-01-10": min(ACCOUNTS, 300),
 }
 """Accounts compared under each set by default."""
 SETS = [PARAMETERS] if PARAMETERS else list(OF_SET)
@@ -186,9 +185,7 @@ def scored(world: World, s: int, snapshot: Snapshot) -> Work:
     held = all_holdings(snapshot, names)
     engine = Engine(devices=[jax.local_devices()[0]])
     split, model = context.rules[s].is_split(int(plan.times_us[0])), context.rules[s].model
-    # Every class under today's rules, few under the others: each is a program of its own.
-    shapes = SHAPES if SETS[s] in (PARAMETERS, next(iter(OF_SET))) else FEW_SHAPES
-    built = batches(snapshot, axis.terms, context.currencies, split=split, shapes=shapes)
+    built = batches(snapshot, axis.terms, context.currencies, split=split)
     work: Work = []
     for window in plan.windows:
         times = np.arange(window.first, window.stop)

@@ -13,9 +13,13 @@ from backtest.bench.flat import flat_book
 from backtest.bench.laps import Lap, exponent, laps
 from backtest.bench.peers import needed
 from backtest.bench.results import QUICK, TARGETS, Findings, Measure
+from backtest.bench.runs import Runs
 from backtest.bench.text import sheets
 from backtest.cli.bench import chosen
+from backtest.config import load_config
 from backtest.errors import ConfigError, RunError
+from backtest.liquidation_rules import rules_of_sets
+from backtest.market.config import GeneratedConfig
 
 
 def test_laps_take_turns():
@@ -148,3 +152,17 @@ def test_results_are_json_and_pictures():
     assert titles == ["Targets", "Laps"]
     assert save_figure(found).startswith(b"\x89PNG")
     assert save_figure(findings()).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("mode", ["measure", "simulate"])
+def test_configurations_of_whole_runs_hold(mode: str, tmp_path: Path):
+    file = Runs(tmp_path, 100, 1, lambda text: None).config(mode, 24, after_hours=90, mode=mode)
+    config = load_config(file)
+    assert len(rules_of_sets(config)) == (mode == "simulate")
+    assert isinstance(config.market, GeneratedConfig)
+    assert config.market.crash is not None
+    falls = config.market.start + config.market.crash.after
+    start, end = config.replay.start, config.replay.end
+    assert start is not None
+    assert end is not None
+    assert start < falls < falls + config.market.crash.duration < end
