@@ -22,8 +22,10 @@ from backtest.market_window import MarketWindow
 from backtest.scores import Scores
 from backtest.settle import near_a_threshold, some_of, with_accounts
 from backtest.tile_programs import (
+    Blocks,
     Clock,
     Owed,
+    Through,
     priced_columns,
     priced_features,
     sum_up,
@@ -39,9 +41,11 @@ INSTRUMENT_STEP = 256
 """The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
 
 TILE_ACCOUNTS = 1024
-"""Accounts of a tile that stays in the cache of a processor core."""
+"""Accounts of a tile on a processor core."""
+BLOCK_ACCOUNT_TIMES = 1536
+"""Of a block of accounts over a window, whose numbers stay in the cache of a processor core."""
 WIDE_LEGS, WIDE_NARROWING = 32, 2
-"""Books with this many option legs take tiles this much smaller."""
+"""Books with this many option legs take blocks this much smaller."""
 LEAST_TILE, TILE_ACCOUNT_TIMES = 8_192, 24 * 131_072
 """Accelerators take tiles from this many accounts up to this many account-times: enough work for
 all their units, and the numbers of a tile within a few GB."""
@@ -151,7 +155,7 @@ class Engine:
                 columns=columns,
                 scenarios=scenarios.astype(self.hot_dtype),
                 order_terms=order_terms,
-                currency_usd=jnp.asarray(window.currency_usd),
+                currency_usd=jnp.asarray(window.currency_usd.T),
                 rates=rates,
             )
             exact = None
@@ -232,17 +236,27 @@ class Engine:
     def tile_size(self, batch: Batch, num_times: int) -> int:
         """Accounts a tile over all devices, of a window of some times.
 
-        On processors wide books take smaller tiles to stay in cache. Accelerators take the whole
-        batch where it fits, in powers of two, so that few sizes are compiled.
+        A number of whole blocks. Accelerators take the whole batch where it fits, in powers of two,
+        so that few sizes are compiled.
         """
-        count = len(self.devices)
-        if self._tile_accounts is None and self.devices[0].platform != "cpu":
-            most = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+        count, block = len(self.devices), self._block_accounts(batch, num_times)
+        if self._tile_accounts is None and self._accelerates:
             needed = 1 << (-(-len(batch.accounts) // count) - 1).bit_length()
-            return min(most, max(LEAST_TILE, needed)) * count
-        tile = self._tile_accounts or TILE_ACCOUNTS
-        narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
-        return max(8, tile // narrowing) * count
+            return min(block, max(LEAST_TILE, needed)) * count
+        return -(-(self._tile_accounts or TILE_ACCOUNTS) // block) * block * count
+
+    @property
+    def _accelerates(self) -> bool:
+        return self.devices[0].platform != "cpu"
+
+    def _block_accounts(self, batch: Batch, num_times: int) -> int:
+        """Accounts a block and device, of a window of some times; at most a tile."""
+        if self._accelerates:
+            block = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+        else:
+            narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
+            block = max(8, 1 << (BLOCK_ACCOUNT_TIMES // narrowing // num_times).bit_length() - 1)
+        return min(block, self._tile_accounts or block)
 
     def _tile(
         self,
@@ -260,23 +274,35 @@ class Engine:
         def cut(x: Any) -> Any:
             return self._place(_padded(np.asarray(x), part, padded))
 
-        book = self._tile_book(batch, part, cut)
+        book, state = self._tile_book(batch, part, cut), jax.tree.map(cut, state)
         owed, hours = None, None
         if moving is not None:
             hours = moving.hours
             may_sell = ~book.auto_borrows & np.asarray(moving.converts)
             owed = Owed(jax.tree.map(cut, moving.ledger), may_sell)
-        found = through_window(
-            book,
-            jax.tree.map(cut, state),
-            priced.tables,
-            priced.params,
-            Clock(time_ids.astype(np.int32), hours),
-            owed,
-            cut(segment.astype(np.int32)),
-            self._place(np.arange(padded) < count),
-            num_segments=self.num_segments,
-        )
+        segment, valid = cut(segment.astype(np.int32)), self._place(np.arange(padded) < count)
+        block = self._block_accounts(batch, len(time_ids)) * len(self.devices)
+
+        def through(mask: np.ndarray, state: AccountState, owed: Owed | None) -> Through:
+            return through_window(
+                book,
+                state,
+                priced.tables,
+                priced.params,
+                Clock(np.where(mask, time_ids, -1).astype(np.int32), hours),
+                owed,
+                segment,
+                valid,
+                num_segments=self.num_segments,
+                blocks=Blocks(max(1, padded // block), len(self.devices)),
+            )
+
+        first, *later = priced.eras
+        found = through(first, state, owed)
+        for mask in later:
+            if owed is not None:
+                owed = owed._replace(ledger=found.ledger)
+            found = _joined_times(found, through(mask, found.state, owed), mask)
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
@@ -322,6 +348,20 @@ def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
     out = np.zeros((*piece.shape[:-1], size), piece.dtype)
     out[..., : piece.shape[-1]] = piece
     return out
+
+
+def _joined_times(before: Through, after: Through, mask: np.ndarray) -> Through:
+    """A window whose times in the mask were computed after the others."""
+
+    def at_times(old: Any, new: Any) -> Any:
+        return jnp.where(mask.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    margin, codes, changes = jax.tree.map(
+        at_times,
+        (before.margin, before.codes, before.changes),
+        (after.margin, after.codes, after.changes),
+    )
+    return Through(after.state, margin, codes, before.sums + after.sums, after.ledger, changes)
 
 
 def _join(results: list[TileResult], num_accounts: int) -> TileResult:

@@ -426,9 +426,9 @@ class BucketReplay:
             orders = np.setdiff1d(held.order_account * count + held.order_instrument, legs)
             times = np.zeros(count, np.int64)
             for keys, table in ((legs, tables.features), (orders, tables.order_terms)):
-                rows = np.asarray(table[: window.stop - window.first, :count])
+                rows = np.asarray(table[:count, :, : window.stop - window.first])
                 holders = np.bincount(keys % count, minlength=count)
-                times += np.isnan(rows).any(axis=2).sum(axis=0) * holders
+                times += np.isnan(rows).any(axis=1).sum(axis=1) * holders
             which = np.flatnonzero(times)
             names = axis.instruments["instrument_id"].astype(str).to_numpy()[which - 1].astype(str)
             times = times[which]
@@ -449,8 +449,8 @@ class BucketReplay:
     ) -> None:
         """Size and direction of accounts at their first scored time (for reports)."""
         book = batch.book
-        features = np.asarray(priced.tables.features[0])
-        usd = np.asarray(priced.tables.currency_usd[0])
+        features = np.asarray(priced.tables.features[..., 0])
+        usd = np.asarray(priced.tables.currency_usd[..., 0])
         new = at[is_new]
         if not len(new):
             return

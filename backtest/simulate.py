@@ -198,7 +198,8 @@ class WindowSimulation:
 
     def _liquidate(self, time: int, who: np.ndarray, at: np.ndarray, path: "_Path") -> np.ndarray:
         """Liquidate some accounts of a batch at a time; those that anything changed of."""
-        table, params = jax.tree.map(lambda x: x[time], (self.priced.tables, self.priced.params))
+        table = jax.tree.map(lambda x: x[..., time], self.priced.tables)
+        params = jax.tree.map(lambda x: x[time], self.priced.params)
         time_us = int(self.times_us[time])
         rules = self.simulator.record(time_us)
         snapshot, places = self._left(at[who], self.ledger)

@@ -1,8 +1,8 @@
 """The compiled programs of a run: pricing the contracts, and one tile through a window.
 
-A tile goes through the times one after another, and at each time through the stages of
-``kernels.account``, each of them computed apart: what passes from stage to stage is stored once and
-stays in the cache of a processor core.
+A tile goes block by block through the stages of ``kernels.account``, each of them at all times of
+the window and computed apart: what passes from stage to stage is stored once and stays in the cache
+of a processor core. What depends on the time before follows, one time after another.
 """
 
 from functools import partial
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from backtest import precision as precision
 from backtest.apart import computed_apart
 from backtest.kept_programs import kept
 from kernels import account, debts, episodes, status
-from kernels.account import Exposures
+from kernels.account import Apart, Exposures
 from kernels.breakeven import Multipliers
 from kernels.debts import Ledger, Moved
 from kernels.episodes import AccountState
@@ -25,13 +25,14 @@ from kernels.model import AccountRules, MarginModel
 from kernels.models import model_of
 from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin, Values
 from kernels.table import model_columns, shared_features
-from kernels.tiers import of_coin
+from kernels.tiers import MarginalTiers, StepTiers, of_coin
 
 
 SUM_UNIT_USD = 1e-4
 """Sums over accounts count in hundredths of a cent as integers: exact in any order."""
 
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
+TIER_TABLES = (MarginalTiers, StepTiers)
 VOL_STATES = ("down", "same", "up")
 """Volatility states of a model's grid, innermost in its cells."""
 COUNT_COLUMNS = (*STATUS_COUNTS, "episodes_started")
@@ -47,11 +48,10 @@ def sum_columns(model: MarginModel) -> tuple[str, ...]:
 @kept()
 def priced_features(
     contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
-) -> tuple[Float[Array, "time instrument feature"], Float[Array, "time instrument order_term"]]:
+) -> tuple[Float[Array, "instrument feature time"], Float[Array, "instrument order_term time"]]:
     """Features and order terms of every contract at every time, for all parameter sets."""
-    return jax.vmap(shared_features, in_axes=(None, 0, 0, 0))(
-        contracts, quotes, now_s, currency_usd
-    )
+    over_times = jax.vmap(shared_features, in_axes=(None, 0, 0, 0), out_axes=-1)
+    return over_times(contracts, quotes, now_s, currency_usd)
 
 
 @kept()
@@ -64,9 +64,35 @@ def priced_columns(
     params: Any,
 ) -> tuple[Array, Array, Array]:
     """Columns, scenarios and rates of one parameter set at every time (``model_columns``)."""
-    return jax.vmap(model_columns, in_axes=(None, 0, 0, 0, 0, 0))(
-        contracts, quotes, features, now_s, currency_usd, params
-    )
+    over_times = jax.vmap(model_columns, in_axes=(None, 0, -1, 0, 0, 0), out_axes=-1)
+    return over_times(contracts, quotes, features, now_s, currency_usd, params)
+
+
+class Blocks(NamedTuple):
+    """How the accounts of a tile are cut into blocks that stay in the cache of a processor core.
+
+    Every device works on its own part of each block.
+
+    Fields:
+        number: blocks of a tile.
+        devices: devices that share the accounts of a tile.
+    """
+
+    number: int
+    devices: int
+
+    def cut(self, x: Shaped[Array, "*axes account"]) -> Shaped[Array, "block *axes mine"]:
+        """Blocks outside; of each device's accounts as many in each."""
+        *axes, num_accounts = x.shape
+        size = num_accounts // self.number
+        parts = x.reshape(*axes, self.devices, self.number, size // self.devices)
+        return jnp.moveaxis(parts, -2, 0).reshape(self.number, *axes, size)
+
+    def joined(self, x: Shaped[Array, "block *axes mine"]) -> Shaped[Array, "*axes account"]:
+        """The tile from its blocks."""
+        _, *axes, size = x.shape
+        parts = x.reshape(self.number, *axes, self.devices, size // self.devices)
+        return jnp.moveaxis(parts, 0, -2).reshape(*axes, self.number * size)
 
 
 class Clock(NamedTuple):
@@ -108,7 +134,7 @@ class Through(NamedTuple):
     changes: Float[Array, "time holding account"] | None
 
 
-@kept("num_segments")
+@kept("num_segments", "blocks")
 def through_window(
     book: Book,
     state: AccountState,
@@ -119,57 +145,107 @@ def through_window(
     segment: Int[Array, " account"],
     valid: Bool[Array, " account"],
     num_segments: int,
+    blocks: Blocks,
 ) -> Through:
     """Score a tile at every time of a window and advance its states; padded times change nothing.
 
     Args:
         book: the accounts of the tile.
         state: their states before.
-        tables: priced, times first.
-        params: numbers of the set, times first.
+        tables: priced, times last.
+        params: numbers of the set, times first; tier tables must be the same at all times but the
+            padded ones.
         clock: the times.
         owed: what debts have moved before, None = they move nothing.
         segment: segment code of each account.
         valid: whether it is an account and no padding.
         num_segments: number of segment labels.
+        blocks: how the tile is cut.
     """
-    moved = None
-    if owed is not None:
-        totals = owed.ledger.interest_usd, owed.ledger.converted_usd, owed.ledger.conversions
-        moved = debts.at_start(owed.ledger, book), *totals
     names = tuple(model_of(params).charges)
+    rules = _times_last(params, clock.time_ids)
 
-    def at(so_far: tuple[AccountState, Moved | None], now: Any) -> Any:
-        state, moved = so_far
-        table, rules, (time_id, hours) = now
-        apart = partial(computed_apart, time_id >= 0)
-        exposures = apart(account.batch_exposures, book, table, rules)
-        held, bits = book, jnp.uint8(0)
+    def through(block: tuple[Any, ...]) -> tuple[Any, ...]:
+        book, theta, owed, valid = block
+        apart = partial(computed_apart, jnp.any(valid))
+        exposures = apart(account.batch_exposures, book, tables, rules)
+        moved = None
         if owed is not None:
-            assert moved is not None
-            inputs = moved, exposures, book, table, owed.may_sell, hours, rules
-            before, moved = moved, apart(_moved, *inputs, otherwise=moved)
-            held = debts.with_changes(book, moved[0])
-            bits = jnp.where(moved[3] > before[3], episodes.CONVERTED, 0).astype(jnp.uint8)
-        units, margin = account.batch_margin(apart, exposures, held, table, rules)
-        theta = apart(account.batch_theta, units, margin, rules, state.theta, otherwise=state.theta)
-        state = eqx.tree_at(lambda s: s.theta, state, theta)
+            moved = _moved_by_debts(apart, exposures, book, tables, owed, clock, params)
+            book = debts.with_changes(book, jnp.moveaxis(moved.changes, 0, -1))
+        units, margin = account.batch_margin(apart, exposures, book, tables, rules)
+        level = jnp.where(clock.time_ids >= 0, margin.margin_level, jnp.nan)
+        counted = eqx.tree_at(lambda m: m.margin_level, margin, level)
+        theta = apart(account.batch_theta, units, counted, rules, theta, otherwise=theta)
+        # Times before accounts, as results have them.
+        return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), margin), theta, moved
+
+    parts = jax.tree.map(blocks.cut, (book, state.theta, owed, valid))
+    margin, theta, moved = jax.tree.map(blocks.joined, jax.lax.map(through, parts))
+    state = eqx.tree_at(lambda s: s.theta, state, theta)
+    no_bits = jnp.zeros(margin.status.shape, jnp.uint8)
+    bits = no_bits if moved is None else jnp.where(moved.sold, jnp.uint8(episodes.CONVERTED), 0)
+
+    def at(state: AccountState, now: Any) -> Any:
+        margin, rules, time_id, bits = now
+        apart = partial(computed_apart, time_id >= 0)
         none = state, jnp.zeros_like(margin.status)
-        state, code = apart(_advanced, state, margin, time_id, rules.account, otherwise=none)
+        state, code = apart(_advanced, state, margin, time_id, rules, otherwise=none)
         codes = code.astype(jnp.uint8) | bits
         sums = apart(partial(_sums_of, num_segments, names), margin, codes, segment, valid)
-        changes = None if moved is None else moved[0]
-        return (state, moved), (margin, codes, sums, changes)
+        return state, (codes, sums)
 
-    times = tables, params, clock
-    (state, moved), (margin, codes, sums, changes) = jax.lax.scan(at, (state, moved), times)
-    ledger = None if owed is None or moved is None else _ledger(moved, owed.ledger, book)
+    times = margin, params.account, clock.time_ids, bits
+    state, (codes, sums) = jax.lax.scan(at, state, times)
+    ledger, changes = (None, None) if moved is None else (moved.ledger, moved.changes)
     return Through(state, margin, codes, sums, ledger, changes)
 
 
-def _ledger(moved: Moved, before: Ledger, book: Book) -> Ledger:
-    change, *totals = moved
-    return Ledger(debts.by_currency(change, book, len(before.change_units)), *totals)
+def _times_last(params: Any, time_ids: Int[Array, " time"]) -> Any:
+    """Numbers with times first as kernels take those of several times: last, tier tables once."""
+    first = jnp.argmax(time_ids >= 0)
+
+    def turned(x: Any) -> Any:
+        if isinstance(x, TIER_TABLES):
+            return jax.tree.map(lambda table: table[first], x)
+        return jnp.moveaxis(x, 0, -1)
+
+    return jax.tree.map(turned, params, is_leaf=lambda x: isinstance(x, TIER_TABLES))
+
+
+class _Debts(NamedTuple):
+    """What debts move in a window: at its end, by time, and whether assets were sold."""
+
+    ledger: Ledger
+    changes: Float[Array, "time holding account"]
+    sold: Bool[Array, "time account"]
+
+
+def _moved_by_debts(
+    apart: Apart,
+    exposures: Exposures,
+    book: Book,
+    tables: Table,
+    owed: Owed,
+    clock: Clock,
+    params: Any,
+) -> _Debts:
+    """One time after another: what debts move at one is there at the next."""
+    held = apart(debts.held_by, exposures, book, tables)
+    before = owed.ledger
+    totals = before.interest_usd, before.converted_usd, before.conversions
+
+    def at(so_far: Moved, now: Any) -> tuple[Moved, tuple[Array, Array]]:
+        k, time_id, hours, rules = now
+        inputs = so_far, held.at(k), owed.may_sell, hours, rules
+        moved = computed_apart(time_id >= 0, debts.step, *inputs, otherwise=so_far)
+        return moved, (moved[0], moved[3] > so_far[3])
+
+    each = jnp.arange(len(clock.time_ids)), clock.time_ids, clock.hours, params.account
+    start = debts.at_start(before, book), *totals
+    (change, *totals), (changes, sold) = jax.lax.scan(at, start, each)
+    by_currency = debts.by_currency(change, book, len(before.change_units))
+    return _Debts(Ledger(by_currency, *totals), changes, sold)
 
 
 def _advanced(
@@ -177,19 +253,6 @@ def _advanced(
 ) -> tuple[AccountState, Int[Array, " account"]]:
     step = jax.vmap(episodes.advance, in_axes=(0, 0, None, None))
     return step(state, margin, time_id, rules)
-
-
-def _moved(
-    so_far: Moved,
-    exposures: Exposures,
-    book: Book,
-    table: Table,
-    may_sell: Bool[Array, " account"],
-    hours: Float[Array, ""],
-    rules: Any,
-) -> Moved:
-    held = debts.held_by(exposures, book, table)
-    return debts.step(so_far, held, may_sell, hours, rules.account)
 
 
 @kept()
@@ -275,7 +338,8 @@ def binding(
         model's order [charge, account]).
     """
     apart = partial(computed_apart, at >= 0)
-    table, params = jax.tree.map(lambda x: x[at], (tables, params))
+    table = jax.tree.map(lambda x: x[..., at], tables)
+    params = jax.tree.map(lambda x: x[at], params)
     exposures = apart(account.batch_exposures, book, table, params)
     found = apart(account.batch_charges, exposures, book, table, params)
     units = apart(account.binding_units, *found, exposures, params)

@@ -64,7 +64,8 @@ def margin(portfolio: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]
     (batch,) = batches(snapshot, terms_of(contracts), currencies, split=is_split)
     params = over_times(parameter_record(numbers, currencies), 1)
     (priced,) = Engine().price(window, contracts, [params])
-    table, now = jax.tree.map(lambda x: x[0], (priced.tables, params))
+    table = jax.tree.map(lambda x: x[..., 0], priced.tables)
+    now = jax.tree.map(lambda x: x[0], params)
     exposures, units, account, theta = stages(batch.book, table, now, np.asarray(True))
     held = batch.book, snapshot, terms_of(contracts), window
     found = _Found(exposures, units, account, theta, table, now, *held)

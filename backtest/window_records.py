@@ -1,8 +1,10 @@
 """What goes into the engine for one window, and what comes out of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from backtest.scores import Scores
@@ -11,11 +13,12 @@ from kernels.episodes import AccountState
 from kernels.model import MarginModel
 from kernels.models import model_of
 from kernels.records import AccountMargin, Table
+from kernels.tiers import MarginalTiers, StepTiers
 
 
 @dataclass(frozen=True)
 class WindowTables:
-    """Priced tables and numbers of one window under one parameter set, times first in both.
+    """Priced tables (times last) and numbers (times first) of one window and parameter set.
 
     ``exact`` are the tables in float64 where ``tables`` hold scenarios in float32.
     """
@@ -28,6 +31,20 @@ class WindowTables:
     def model(self) -> MarginModel:
         """The margin model of the numbers."""
         return model_of(self.params)
+
+    @cached_property
+    def eras(self) -> list[np.ndarray]:
+        """Times in a row under the same tier tables, as masks over the window's times."""
+        found = jax.tree.leaves(self.params, is_leaf=_is_tier_table)
+        tables = [np.asarray(x) for x in jax.tree.leaves([t for t in found if _is_tier_table(t)])]
+        count = len(tables[0])
+        changes = [(x[1:] != x[:-1]).reshape(count - 1, -1).any(axis=1) for x in tables]
+        number = np.cumsum(np.any([[False, *each] for each in changes], axis=0))
+        return [number == k for k in range(int(number[-1]) + 1)]
+
+
+def _is_tier_table(x: Any) -> bool:
+    return isinstance(x, MarginalTiers | StepTiers)
 
 
 @dataclass(frozen=True)

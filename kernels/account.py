@@ -1,9 +1,9 @@
-"""Accounts at one time: equity, collateral, borrowing, orders, margin level, status.
+"""Accounts at one time or at several: equity, collateral, borrowing, orders, level, status.
 
-The functions of one element work on scalars; the ``batch_`` functions are the one place that lays
-out the batch: portfolios and units outside, accounts inside, so that every intermediate is a vector
-over accounts. They are the stages of a time: exposures, charges, units, balances, totals,
-multipliers.
+The functions of one element work on scalars, or on vectors over times where the table has times;
+the ``batch_`` functions are the one place that lays out the batch: portfolios and units outside,
+then accounts, then times, so that every intermediate is a vector over accounts or over times. They
+are the stages of a margin: exposures, charges, units, balances, totals, multipliers.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels import status
+from kernels.axes import alike_over_accounts, alike_over_times
 from kernels.breakeven import Multipliers, last_roots
 from kernels.exposure import unit_exposure
 from kernels.model import AccountRules
@@ -48,11 +49,11 @@ TIE = 1e-10
 
 
 def discounted_usd(
-    equity: Float[Array, ""],
-    currency_usd: Float[Array, ""],
+    equity: Float[Array, " *time"],
+    currency_usd: Float[Array, " *time"],
     currency: Int[Array, ""],
     rules: AccountRules,
-) -> Float[Array, ""]:
+) -> Float[Array, " *time"]:
     """Collateral value in USD of the equity in one currency; a debt counts in full.
 
     Tiers count in units of the currency or in USD, as the parameter set says.
@@ -65,12 +66,12 @@ def discounted_usd(
 
 
 def borrowing(
-    equity: Float[Array, ""],
-    currency_usd: Float[Array, ""],
+    equity: Float[Array, " *time"],
+    currency_usd: Float[Array, " *time"],
     currency: Int[Array, ""],
-    out: Float[Array, ""],
+    out: Float[Array, " *time"],
     rules: AccountRules,
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Float[Array, " *time"], Float[Array, " *time"], Float[Array, " *time"]]:
     """Margin of the debt in one currency: (maintenance, initial, borrowing fee) in USD.
 
     ``out`` is what open orders may take out of the currency; where equity does not cover it, the
@@ -89,11 +90,11 @@ def borrowing(
 
 
 def account_status(
-    level: Float[Array, " *account"],
-    equity_usd: Float[Array, " *account"],
-    requirement_usd: Float[Array, " *account"],
+    level: Float[Array, " *axes"],
+    equity_usd: Float[Array, " *axes"],
+    requirement_usd: Float[Array, " *axes"],
     rules: AccountRules,
-) -> Int[Array, " *account"]:
+) -> Int[Array, " *axes"]:
     """Status code of ``status.py``; the most serious that applies. NaN level = unpriced."""
     code = jnp.where(equity_usd < rules.min_equity_usd, status.INELIGIBLE, status.OK)
     code = jnp.where(level < rules.warning_level, status.WARNING, code)
@@ -103,25 +104,28 @@ def account_status(
     return jnp.where(jnp.isnan(level), status.UNPRICED, code).astype(jnp.int32)
 
 
-def order_cost_usd(book: Book, table: Table) -> Float[Array, ""]:
+def order_cost_usd(book: Book, table: Table) -> Float[Array, " *time"]:
     """What open orders take from the adjusted equity of one account: losses and premiums, USD.
 
     References:
         OKX portfolio margin rules, section 9.
     """
     terms = table.order_terms.at[book.order_instrument].get(mode="promise_in_bounds")
-    at_limit = book.order_contracts * book.order_price * terms[:, 0]
-    loss = jnp.maximum(at_limit - book.order_contracts * terms[:, 1], 0.0)
-    return jnp.sum(jnp.where(book.order_pays_premium, at_limit, loss))
+    contracts = alike_over_times(book.order_contracts, terms[:, 0])
+    at_limit = contracts * alike_over_times(book.order_price, terms[:, 0]) * terms[:, 0]
+    loss = jnp.maximum(at_limit - contracts * terms[:, 1], 0.0)
+    pays_premium = alike_over_times(book.order_pays_premium, loss)
+    return jnp.sum(jnp.where(pays_premium, at_limit, loss), axis=0)
 
 
 def order_outflow(
     book: Book, table: Table, currency: Int[Array, " currency"]
-) -> Float[Array, " currency"]:
+) -> Float[Array, " currency *time"]:
     """What the resting orders of one account may take out of some currencies, units of each."""
     terms = table.order_terms.at[book.order_instrument].get(mode="promise_in_bounds")
-    amount = book.order_out_amount * terms[:, 2]
+    amount = alike_over_times(book.order_out_amount, terms[:, 2]) * terms[:, 2]
     mine = book.order_out_currency[:, None] == currency[None, :]
+    mine = alike_over_times(mine, amount[:, None])
     return jnp.sum(jnp.where(mine, amount[:, None], 0.0), axis=0)
 
 
@@ -155,57 +159,60 @@ def _joined(parts: list[Any], axis: int) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate(x, axis=axis), *parts)
 
 
-def coin_equity(exposures: Exposures, book: Book) -> Float[Array, "unit account"]:
+def coin_equity(exposures: Exposures, book: Book) -> Float[Array, "unit account *time"]:
     """Equity of each unit's coin, in coins: of the whole account, whichever unit earns it."""
     parts = [e.coin_value[0] for e in exposures if e is not None]
-    value = _joined(parts, axis=0) + book.coin_base
+    value = _joined(parts, axis=0)
+    value = value + alike_over_times(book.coin_base, value)
     if not book.shares_coins:
         return value
     same = book.unit_coin[:, None] == book.unit_coin[None, :]
-    return jnp.sum(jnp.where(same, value[None, :], 0.0), axis=1)
+    same = alike_over_times(same, value[None])
+    return jnp.sum(jnp.where(same, value[None], 0.0), axis=1)
 
 
-def quote_equity(exposures: Exposures, book: Book) -> Float[Array, "quote account"]:
+def quote_equity(exposures: Exposures, book: Book) -> Float[Array, "quote account *time"]:
     """Equity of each account in the quote currencies, in their units."""
     positions = [tuple(v[0] for v in e.quote_value) for e in exposures if e is not None]
     values = _joined(positions, axis=0)
-    return book.quote_base + jnp.stack([jnp.sum(v, axis=0) for v in values])
+    value = jnp.stack([jnp.sum(v, axis=0) for v in values])
+    return alike_over_times(book.quote_base, value) + value
 
 
 def batch_charges(
     exposures: Exposures, book: Book, table: Table, params: Any
-) -> tuple[Charges, Float[Array, "portfolio unit account"]]:
+) -> tuple[Charges, Float[Array, "portfolio unit account *time"]]:
     """Charges and spot in use of every unit; axes ``portfolio unit account``."""
     model, rules = model_of(params), params.account
     equity = coin_equity(exposures, book)
-    orders = jnp.where(rules.spot_orders, book.spot_order_coin, 0.0)
-    limit = jnp.where(rules.spot_limits, book.spot_limit_coin, jnp.inf)
-    takes_spot = book.takes_spot
-    if book.shares_coins:
-        families = rules.spot_families.at[book.unit_family].get(mode="promise_in_bounds")
-        takes_spot = takes_spot & families
 
-    def one(exposure: Exposure, coin: Array, equity: Array, takes: Array, limit: Array) -> Any:
+    def one(exposure: Exposure, coin: Array, held: tuple[Array, ...], order: Array) -> Any:
+        equity, takes, family, limit = held
+        if book.shares_coins:
+            takes = takes & of_coin(rules.spot_families, family)
+        equity = equity + jnp.where(rules.spot_orders, order, 0.0)
+        limit = jnp.where(rules.spot_limits, limit, jnp.inf)
         usd = of_coin(table.currency_usd, coin)
         spot = jnp.where(takes, model.spot(equity, exposure, limit, coin, params), 0.0)
         return model.unit_charges(exposure, coin, usd, spot, table.rates, params), spot
 
     of_account = jax.vmap(jax.vmap(one))
-    of_portfolio = jax.vmap(of_account, in_axes=(0, None, 0, None, None))
+    of_portfolio = jax.vmap(of_account, in_axes=(0, None, None, 0))
     parts, start = [], 0
     for exposure in exposures:
         if exposure is not None:
             units = slice(start, start + exposure.coin_value.shape[1])
             start = units.stop
-            with_orders = equity[None, units] + orders[:, units]
-            held = with_orders, takes_spot[units], limit[units]
-            parts.append(of_portfolio(exposure, book.unit_coin[units], *held))
+            of_units = equity, book.takes_spot, book.unit_family, book.spot_limit_coin
+            held = tuple(x[units] for x in of_units)
+            orders = book.spot_order_coin[:, units]
+            parts.append(of_portfolio(exposure, book.unit_coin[units], held, orders))
     return _joined(parts, axis=1)
 
 
 def binding_units(
     charges: Charges,
-    spot_coin: Float[Array, "portfolio unit account"],
+    spot_coin: Float[Array, "portfolio unit account *time"],
     exposures: Exposures,
     params: Any,
 ) -> UnitMargin:
@@ -241,20 +248,21 @@ def batch_balances(exposures: Exposures, book: Book, table: Table, params: Any) 
     """
     coins = coin_equity(exposures, book)
     if book.shares_coins:
-        coins = jnp.where(book.owns_coin, coins, 0.0)
+        coins = jnp.where(alike_over_times(book.owns_coin, coins), coins, 0.0)
     quotes = quote_equity(exposures, book)
     quote = jnp.arange(NUM_QUOTES, dtype=book.unit_coin.dtype)[:, None]
-    currency = jnp.concatenate([book.unit_coin, jnp.broadcast_to(quote, quotes.shape)])
+    quote = jnp.broadcast_to(quote, quotes.shape[:2])
+    currency = jnp.concatenate([book.unit_coin, quote])
     equity = jnp.concatenate([coins, quotes])
     out = jnp.zeros_like(equity)
     if book.order_instrument.shape[0]:
-        over_accounts = jax.vmap(order_outflow, in_axes=(-1, None, -1), out_axes=-1)
+        over_accounts = jax.vmap(order_outflow, in_axes=(-1, None, -1), out_axes=1)
         out = over_accounts(book, table, currency)
-        is_counted = jnp.concatenate([book.owns_coin, jnp.ones_like(quotes, bool)])
-        out = jnp.where(is_counted, out, 0.0)
+        is_counted = jnp.concatenate([book.owns_coin, jnp.ones_like(currency[len(coins) :], bool)])
+        out = jnp.where(alike_over_times(is_counted, out), out, 0.0)
     usd = of_coin(table.currency_usd, currency)
     # A quote currency that the account does not hold must not make it unpriced.
-    is_quote = jnp.arange(len(equity))[:, None] >= len(coins)
+    is_quote = alike_over_times(jnp.arange(len(equity)) >= len(coins), equity)
     usd = jnp.where(is_quote & (equity == 0) & (out == 0), 1.0, usd)
 
     def worth(equity: Array, usd: Array, currency: Array, out: Array) -> Balances:
@@ -294,12 +302,13 @@ def batch_totals(
     requirement = total_mmr + balances.borrow_fee_usd
     level = jnp.where(requirement > 0, adjusted / requirement, jnp.inf)
     equity_usd = balances.equity_usd
+    imr_factor = alike_over_accounts(rules.imr_factor, equity_usd)
     level = jnp.where(jnp.isnan(requirement + adjusted + equity_usd), jnp.nan, level)
     return AccountMargin(
         charges=total.charges | {model.borrow_charge: balances.borrow_mmr_usd},
         derivatives_mmr=total.mmr_usd,
         total_mmr=total_mmr,
-        total_imr=rules.imr_factor * total.mmr_usd + balances.borrow_imr_usd,
+        total_imr=imr_factor * total.mmr_usd + balances.borrow_imr_usd,
         borrow_imr=balances.borrow_imr_usd,
         borrow_fee=balances.borrow_fee_usd,
         order_cost=order_cost,
@@ -307,7 +316,9 @@ def batch_totals(
         adjusted_equity=adjusted,
         margin_level=level,
         gross_notional_usd=total.gross_usd,
-        status=account_status(level, equity_usd, requirement, rules),
+        status=jax.vmap(account_status, in_axes=(0, 0, 0, None))(
+            level, equity_usd, requirement, rules
+        ),
     )
 
 
@@ -330,7 +341,8 @@ def batch_theta(
         units: margin of the units.
         margin: of the accounts.
         params: the parameter set.
-        highest: no result is above: inf, or the lowest multipliers of earlier times.
+        highest: no result is above: inf, or the lowest multipliers of earlier times. Accounts
+            alone: of several times the lowest are found.
     """
     model = model_of(params)
     # What is unpriced lowers no multiplier.

@@ -20,6 +20,8 @@ class Pieces(NamedTuple):
     Fields:
         slope, intercept, floor: of each unit's piece, USD; slopes are >= 0.
         budget: what the pieces may add up to, USD.
+
+    They may have times as one more axis, the last one.
     """
 
     slope: Float[Array, " unit *axes"]
@@ -35,7 +37,7 @@ Search = tuple[Multipliers, Array]
 
 
 def last_roots(pieces: dict[str, Pieces], highest: Multipliers) -> Multipliers:
-    """Largest ``theta >= 0`` of each charge that the budget allows, none above ``highest``.
+    """Largest ``theta >= 0`` of each charge that all budgets allow, none above ``highest``.
 
     0 if there is none, inf if there is no largest. A budget that is unknown (NaN) moves nothing.
 
@@ -53,12 +55,16 @@ def last_roots(pieces: dict[str, Pieces], highest: Multipliers) -> Multipliers:
     return jax.lax.while_loop(lambda state: state[1], newton, (highest, jnp.asarray(True)))[0]
 
 
-def _step(pieces: Pieces, theta: Float[Array, " *axes"]) -> Float[Array, " *axes"]:
-    """One step, only ever to the left: a root does not depend on how long others take."""
+def _step(pieces: Pieces, theta: Float[Array, " *account"]) -> Float[Array, " *account"]:
+    """One step, only ever to the left: a root does not depend on how long others take.
+
+    Of several times the lowest: the first to stop the multiplier from growing.
+    """
     slopes = fixed = jnp.zeros_like(pieces.budget)
+    now = theta.reshape(theta.shape + (1,) * (slopes.ndim - theta.ndim))
     # Unit by unit, so that every step runs over whole vectors of accounts.
     for slope, intercept, floor in zip(*pieces[:3], strict=True):
-        is_active = (slope > 0) & (intercept + slope * theta > floor)
+        is_active = (slope > 0) & (intercept + slope * now > floor)
         # A piece without slope is a constant.
         constant = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
         slopes = slopes + jnp.where(is_active, slope, 0.0)
@@ -67,4 +73,5 @@ def _step(pieces: Pieces, theta: Float[Array, " *axes"]) -> Float[Array, " *axes
     flat = jnp.where(fixed > pieces.budget, 0.0, jnp.inf)
     root = jnp.where(slopes > 0, (pieces.budget - fixed) / slopes, flat)
     root = jnp.maximum(root, 0.0)
-    return jnp.where(root < theta, root, theta)
+    root = jnp.where(root < now, root, now)
+    return root if root.ndim == theta.ndim else jnp.min(root, axis=-1)

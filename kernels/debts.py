@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels.account import Exposures, coin_equity, discounted_usd, quote_equity
+from kernels.axes import alike_over_times
 from kernels.model import AccountRules
 from kernels.records import NULL_CURRENCY, NUM_QUOTES, Book, Table, Values
 from kernels.tiers import of_coin
@@ -40,9 +41,14 @@ class Holdings(eqx.Module):
     """
 
     currency: Int[Array, " holding *account"]
-    usd: Float[Array, " holding *account"]
-    equity_units: Float[Array, " holding *account"]
+    usd: Float[Array, " holding *axes"]
+    equity_units: Float[Array, " holding *axes"]
     cash_units: Float[Array, " holding *account"]
+
+    def at(self, time: Int[Array, ""]) -> "Holdings":
+        """At one of several times, which are the last axis of what changes with them."""
+        usd, equity = self.usd[..., time], self.equity_units[..., time]
+        return Holdings(self.currency, usd, equity, self.cash_units)
 
 
 def hourly_interest(
@@ -110,11 +116,12 @@ def converted(
 
 
 def held_by(exposures: Exposures, book: Book, table: Table) -> Holdings:
-    """Holdings of all accounts of a tile at one time; accounts last."""
+    """Holdings of all accounts of a tile at one time, accounts last, or at several."""
     owns = book.owns_coin & (book.unit_coin != NULL_CURRENCY)
-    coins = jnp.where(owns, coin_equity(exposures, book), 0.0)
+    coins = coin_equity(exposures, book)
+    coins = jnp.where(alike_over_times(owns, coins), coins, 0.0)
     quotes = quote_equity(exposures, book)
-    shape = quotes.shape
+    shape = quotes.shape[:2]
     quote = jnp.broadcast_to(jnp.arange(NUM_QUOTES, dtype=book.unit_coin.dtype)[:, None], shape)
     currency = jnp.concatenate([book.unit_coin, quote])
     return Holdings(
@@ -143,10 +150,11 @@ def by_currency(
     return jnp.concatenate([change[units:], coins])
 
 
-def with_changes(book: Book, change: Float[Array, "holding account"]) -> Book:
-    """The book with what debts have moved by some time."""
+def with_changes(book: Book, change: Float[Array, "holding account *time"]) -> Book:
+    """The book with what debts have moved by some time, or by each of several."""
     units = len(book.unit_coin)
-    bases = book.coin_base + change[:units], book.quote_base + change[units:]
+    coins, quotes = (alike_over_times(x, change) for x in (book.coin_base, book.quote_base))
+    bases = coins + change[:units], quotes + change[units:]
     return eqx.tree_at(lambda b: (b.coin_base, b.quote_base), book, bases)
 
 

@@ -3,7 +3,8 @@
 This is the hot loop: gather a contract's numbers, multiply by the position, add. Legs are unrolled
 so that everything fuses; gathers promise to be in bounds, which the batching guarantees and tests.
 Scenarios are gathered by rows, the few other numbers one by one: each sum is then a vector over
-accounts from the start, and what a model does not ask for is not gathered.
+accounts from the start, and what a model does not ask for is not gathered. A table of several times
+gives every number at all of them, one beside the other, so that a position is read once for all.
 """
 
 from collections.abc import Callable
@@ -30,26 +31,27 @@ UNROLLED_LEGS = 8
 
 
 def _numbers(
-    table: Float[Array, "instrument column"], instrument: Int[Array, ""]
-) -> tuple[Float[Array, ""], ...]:
-    flat, num_columns = table.reshape(-1), table.shape[1]
+    table: Float[Array, "instrument column *time"], instrument: Int[Array, ""]
+) -> tuple[Float[Array, " *time"], ...]:
+    num_columns, *times = table.shape[1:]
+    flat = table.reshape(-1, *times)
     start = instrument * num_columns
     return tuple(flat.at[start + k].get(mode="promise_in_bounds") for k in range(num_columns))
 
 
 def scenario_sum(
-    scenarios: Float[Array, "instrument column"],
+    scenarios: Float[Array, "instrument column *time"],
     instruments: Int[Array, " leg"],
     contracts: Float[Array, " leg"],
-) -> Float[Array, " column"]:
+) -> Float[Array, " column *time"]:
     """USD profit of the legs in each scenario column (dtype of the table)."""
 
-    def add(total: Float[Array, " column"], leg: Any) -> tuple[Float[Array, " column"], None]:
+    def add(total: Float[Array, " column *time"], leg: Any) -> Any:
         instrument, n = leg
         row = scenarios.at[instrument].get(mode="promise_in_bounds")
         return total + n.astype(scenarios.dtype) * row, None
 
-    start = jnp.zeros(scenarios.shape[1], scenarios.dtype)
+    start = jnp.zeros(scenarios.shape[1:], scenarios.dtype)
     return _over_legs(add, start, (instruments, contracts))
 
 
@@ -61,12 +63,12 @@ def _over_legs(add: Callable[[Any, Any], tuple[Any, None]], start: Any, legs: An
 class _Sums(eqx.Module):
     """Running sums over the legs of one unit; the last three as the margin model asks."""
 
-    features: tuple[Float[Array, ""], ...]
-    gross: Float[Array, ""]
-    signed: tuple[Float[Array, ""], ...]
-    sized: tuple[Float[Array, ""], ...]
-    bucket: tuple[Float[Array, ""], ...]
-    folded: tuple[Float[Array, ""], ...]
+    features: tuple[Float[Array, " *time"], ...]
+    gross: Float[Array, " *time"]
+    signed: tuple[Float[Array, " *time"], ...]
+    sized: tuple[Float[Array, " *time"], ...]
+    bucket: tuple[Float[Array, " *time"], ...]
+    folded: tuple[Float[Array, " *time"], ...]
 
 
 def _add_legs(sums: _Sums, table: Table, legs: Legs, model: MarginModel) -> _Sums:
@@ -99,14 +101,14 @@ def unit_exposure(
     """Exposure of one risk unit from its legs (instrument, contracts, closes bucket).
 
     Args:
-        table: the shared table at one time under one parameter set.
+        table: the shared table under one parameter set, at one time or at several.
         model: says which columns are added up, and how.
         legs: legs without optionality.
         options: the expiring legs of a unit that holds options, None for a linear unit.
     """
-    zero = jnp.zeros((), table.features.dtype)
+    zero = jnp.zeros(table.features.shape[2:], table.features.dtype)
 
-    def zeros(count: int) -> tuple[Float[Array, ""], ...]:
+    def zeros(count: int) -> tuple[Float[Array, " *time"], ...]:
         return (zero,) * count
 
     sums = _Sums(

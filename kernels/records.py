@@ -20,8 +20,9 @@ prices follow the contract (see :class:`Contract`). Signs: long > 0, gain > 0, m
 NaN in a value means *unpriced* and spreads to everything that needs it.
 
 A leading ``*`` in an annotation stands for the axes of the batch that a record may carry besides
-those of its one element: ``*account`` last in books, ``*time`` first in tables, ``*axes`` for
-units, times and accounts of results.
+those of its one element: ``*account`` last in books, ``*time`` last in tables, ``*axes`` for
+units, accounts and times of results. Functions of one element whose numbers carry ``*time`` take
+one time or several at once.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Quote(eqx.Module):
 
 
 class Table(eqx.Module):
-    """Everything one contract contributes, per contract held; one time and one parameter set.
+    """Everything one contract contributes, per contract held; one parameter set, one time or more.
 
     Fields:
         features: linear in the position, the same for every parameter set (``features.py``).
@@ -100,12 +101,12 @@ class Table(eqx.Module):
         rates: rates of the model that depend on the time only (OKX: pair x tier of MR9).
     """
 
-    features: Float[Values, " *time instrument feature"]
-    columns: Float[Values, " *time instrument model_column"]
-    scenarios: Float[Values, " *time instrument scenario"]
-    order_terms: Float[Values, " *time instrument order_term"]
-    currency_usd: Float[Values, " *time currency"]
-    rates: Float[Values, " *time rate_row rate_column"]
+    features: Float[Values, "instrument feature *time"]
+    columns: Float[Values, "instrument model_column *time"]
+    scenarios: Float[Values, "instrument scenario *time"]
+    order_terms: Float[Values, "instrument order_term *time"]
+    currency_usd: Float[Values, " currency *time"]
+    rates: Float[Values, "rate_row rate_column *time"]
 
 
 class Book(eqx.Module):
@@ -182,7 +183,7 @@ class Exposure(eqx.Module):
     signed: tuple[Float[Values, " *axes"], ...]
     sized: tuple[Float[Values, " *axes"], ...]
     folded: tuple[Float[Values, " *axes"], ...]
-    scenario_usd: Float[Values, " *axes scenario"] | None
+    scenario_usd: Float[Values, " scenario *axes"] | None
 
 
 Charges = dict[str, Values]

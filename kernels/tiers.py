@@ -2,12 +2,17 @@
 
 All tables of a run lie in one array ``[row, tier]``, padded with infinite bounds to a power of
 two, so that a lookup is a short binary search with in-bounds gathers for any number of tiers.
+Amounts over time are looked up together: one search finds the tier of the smallest, from which on
+tiers are gone through up to that of the largest.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class MarginalTiers(eqx.Module):
@@ -44,9 +49,9 @@ class StepTiers(eqx.Module):
 
 
 def of_coin(
-    values: Shaped[Array, " currency"], coin: Int[Array, " *axes"]
-) -> Shaped[Array, " *axes"]:
-    """The number of each coin; currency indexes are valid by batching."""
+    values: Shaped[Array, " currency *time"], coin: Int[Array, " *axes"]
+) -> Shaped[Array, "..."]:
+    """The number of each coin, at one time or at several; indexes are valid by batching."""
     return values.at[coin].get(mode="promise_in_bounds")
 
 
@@ -69,29 +74,68 @@ def tier_cell(
     return jax.lax.fori_loop(0, num_tiers.bit_length() - 1, halve, row * num_tiers)
 
 
+def _in_tier(
+    amount: Float[Array, " *time"],
+    floor: Float[Array, "row tier"],
+    row: Int[Array, ""],
+    of_cell: Callable[[Int[Array, ""]], Any],
+) -> Any:
+    """What ``of_cell`` gives for the tier that each amount falls in.
+
+    Args:
+        amount: one, or several along time; NaN falls in the first tier.
+        floor: of all tables.
+        row: the table.
+        of_cell: ``flat cell`` -> numbers, each of one amount or of all.
+    """
+    if not amount.ndim:
+        return of_cell(tier_cell(amount, floor, row))
+    known = ~jnp.isnan(amount)
+    lowest = tier_cell(jnp.min(amount, where=known, initial=jnp.inf), floor, row)
+    lowest = jnp.where(jnp.any(known), lowest, row * floor.shape[1])
+    largest = jnp.max(amount, where=known, initial=-jnp.inf)
+    last = (row + 1) * floor.shape[1] - 1
+
+    def is_left(state: tuple[Int[Array, ""], Any]) -> Bool[Array, ""]:
+        cell = state[0]
+        return (cell < last) & (_at(floor, jnp.minimum(cell + 1, last)) < largest)
+
+    def next_tier(state: tuple[Int[Array, ""], Any]) -> tuple[Int[Array, ""], Any]:
+        cell, found = state
+        cell = jnp.where(is_left(state), cell + 1, cell)
+        is_above = _at(floor, cell) < amount
+        return cell, jax.tree.map(lambda x, old: jnp.where(is_above, x, old), of_cell(cell), found)
+
+    found = jax.tree.map(lambda x: jnp.broadcast_to(x, amount.shape), of_cell(lowest))
+    return jax.lax.while_loop(is_left, next_tier, (lowest, found))[1]
+
+
 def marginal_charge(
-    amount: Float[Array, ""], tiers: MarginalTiers, row: Int[Array, ""]
-) -> Float[Array, ""]:
+    amount: Float[Array, " *time"], tiers: MarginalTiers, row: Int[Array, ""]
+) -> Float[Array, " *time"]:
     """Progressive charge of ``amount`` >= 0, in the unit of the amount.
 
     Example: rates 1, 2 with floors 0, 10: an amount of 15 is charged 10 * 1 + 5 * 2 = 20.
     """
-    cell = tier_cell(amount, tiers.floor, row)
-    excess = amount - _at(tiers.floor, cell)
-    return _at(tiers.base, cell) + _at(tiers.rate, cell) * excess
+
+    def charge(cell: Int[Array, ""]) -> Float[Array, " *time"]:
+        return _at(tiers.base, cell) + _at(tiers.rate, cell) * (amount - _at(tiers.floor, cell))
+
+    return _in_tier(amount, tiers.floor, row, charge)
 
 
 def step_rates(
-    amount: Float[Array, ""], tiers: StepTiers, row: Int[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    amount: Float[Array, " *time"], tiers: StepTiers, row: Int[Array, ""]
+) -> tuple[Float[Array, " *time"], Float[Array, " *time"]]:
     """Maintenance and initial rate (fractions) of the tier that the whole amount falls in."""
-    cell = tier_cell(amount, tiers.floor, row)
 
-    def of_row(values: Float[Array, " row"]) -> Float[Array, ""]:
-        return values.at[row].get(mode="promise_in_bounds")
+    def rates(cell: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        return _at(tiers.mmr, cell), _at(tiers.imr, cell)
 
-    step = of_row(tiers.tail_step)
-    beyond = jnp.maximum(amount - of_row(tiers.last), 0.0)
+    mmr, imr = _in_tier(amount, tiers.floor, row, rates)
+
+    step = of_coin(tiers.tail_step, row)
+    beyond = jnp.maximum(amount - of_coin(tiers.last, row), 0.0)
     more = jnp.where(step > 0, jnp.ceil(beyond / jnp.where(step > 0, step, 1.0)), 0.0)
-    more = more * of_row(tiers.tail_rate_step)
-    return _at(tiers.mmr, cell) + more, _at(tiers.imr, cell) + more
+    more = more * of_coin(tiers.tail_rate_step, row)
+    return mmr + more, imr + more

@@ -11,7 +11,7 @@ from backtest.window_records import WindowTables
 
 def multipliers_over_times(engine: Engine, batch: Batch, priced: WindowTables) -> dict[str, Any]:
     """Multipliers [time, account] by charge: of replays in which one time counts."""
-    times = np.arange(len(np.asarray(priced.tables.currency_usd)))
+    times = np.arange(priced.tables.currency_usd.shape[-1])
     state = initial_state(len(batch.accounts), priced.model)
     segment = np.zeros(len(batch.accounts), int)
     alone = []

@@ -59,7 +59,7 @@ def _ratio(bench: Bench, name: str, peers: dict[str, str]) -> Measure:
 def scenario_stage(bench: Bench) -> Measure:
     """P3: operations a second of the scenario stage over those of a float32 matrix product."""
     legs, held = _option_legs(bench)
-    table = np.asarray(bench.priced[bench.precisions[-1]].tables.scenarios[0])
+    table = np.asarray(bench.priced[bench.precisions[-1]].tables.scenarios[..., 0])
     stage = ScenarioStage(table, legs, held, bench.threads)
     sparse = SparsePeer(bench.flat_book, bench.flat[0], "float32")
     cells = table[: len(bench.flat[0].kind)].astype(np.float32)
@@ -116,7 +116,7 @@ def _check_scenarios(
     gap = float((np.abs(worst - terms.sum(axis=1).min(axis=1)) / scale).max())
     found = [checks.agreed("scenario stage and numpy", len(worst), gap, 1e-6)]
     exact = SparsePeer(bench.flat_book, bench.flat[0], "float64")
-    cells = np.asarray(bench.priced["float64"].tables.scenarios[0])[: len(bench.flat[0].kind)]
+    cells = np.asarray(bench.priced["float64"].tables.scenarios[..., 0])[: len(bench.flat[0].kind)]
     found.append(_checked_sparse(exact, cells))
     bench.findings.checks += found
 
@@ -200,7 +200,7 @@ def _medians(found: dict[str, Lap]) -> list[float]:
 def pricing_loops(bench: Bench) -> None:
     """Options x scenarios priced a second by loops over libraries and by our tables, checked."""
     work = evaluations(*bench.flat, 0)
-    table = np.asarray(bench.priced["float64"].tables.scenarios[0])[work.option]
+    table = np.asarray(bench.priced["float64"].tables.scenarios[..., 0])[work.option]
     loops: dict[str, Price] = {"QuantLib loop": quantlib_price(), "SciPy loop": plain_price}
     scale = np.maximum(np.abs(table), work.multiplier[:, None] * work.index[:, :1] * 1e-3)
     for label, price in loops.items():

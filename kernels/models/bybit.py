@@ -60,11 +60,13 @@ NUM_FOLDED = 8
 DELTA_SIDES, VEGA_SIDES = slice(0, 4), slice(4, 8)
 """Calendar sides of delta and of vega over expiry buckets."""
 
-Sides = tuple[Float[Array, ""], ...]
+Sides = tuple[Float[Array, " *time"], ...]
 """Long, long days, short, short days: amounts in coins, and amounts times days."""
 
 
-def added_bucket(sides: Sides, amount: Float[Array, ""], days: Float[Array, ""]) -> Sides:
+def added_bucket(
+    sides: Sides, amount: Float[Array, " *time"], days: Float[Array, " *time"]
+) -> Sides:
     """Calendar sides with one more bucket of a net amount in coins."""
     long, long_days, short, short_days = sides
     more, less = jnp.maximum(amount, 0.0), jnp.maximum(-amount, 0.0)
@@ -81,7 +83,7 @@ def fold_bucket(
     return delta + vega
 
 
-def hedged_days(sides: Sides) -> Float[Array, ""]:
+def hedged_days(sides: Sides) -> Float[Array, " *time"]:
     """Hedged amount (the smaller side) times the difference of average days, coins x days.
 
     References:
@@ -94,23 +96,25 @@ def hedged_days(sides: Sides) -> Float[Array, ""]:
     return jnp.minimum(long, short) * jnp.abs(apart)
 
 
-def _average(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
+def _average(
+    total: Float[Array, " *time"], weight: Float[Array, " *time"]
+) -> Float[Array, " *time"]:
     """Weighted average, 0 without any weight."""
     return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
-def net_delta(exposure: Exposure) -> Float[Array, ""]:
+def net_delta(exposure: Exposure) -> Float[Array, " *time"]:
     """Delta of the derivatives of a unit, coins, options not premium adjusted."""
     return sum(exposure.signed[FAMILIES], jnp.zeros_like(exposure.delta_coin))
 
 
 def unit_spot(
-    equity_coin: Float[Array, ""],
+    equity_coin: Float[Array, " *time"],
     exposure: Exposure,
-    limit_coin: Float[Array, ""],
+    limit_coin: Float[Array, " *time"],
     coin: Int[Array, ""],
     params: BybitParameters,
-) -> Float[Array, ""]:
+) -> Float[Array, " *time"]:
     """Spot (or debt) of an eligible coin that hedges its unit: coins, signed as the equity.
 
     References:
@@ -125,19 +129,22 @@ def unit_spot(
 
 
 def without_options(
-    exposure: Exposure, spot_usd: Float[Array, ""], moves: Float[Array, " price"]
-) -> Float[Array, " price"]:
+    exposure: Exposure, spot_usd: Float[Array, " *time"], moves: Float[Array, " price *time"]
+) -> Float[Array, " price *time"]:
     """USD profit of perpetuals, futures and spot under price moves; spot counts only as a gain."""
-    return exposure.signed[LINEAR] * moves + jnp.maximum(spot_usd * moves, 0.0)
+    return exposure.signed[LINEAR][None] * moves + jnp.maximum(spot_usd[None] * moves, 0.0)
 
 
-def _moves(coin: Int[Array, ""], params: BybitParameters) -> Float[Array, " price"]:
+def _moves(coin: Int[Array, ""], params: BybitParameters) -> Float[Array, " price *time"]:
     return params.price_moves.at[coin].get(mode="promise_in_bounds")
 
 
 def max_loss(
-    exposure: Exposure, spot_usd: Float[Array, ""], coin: Int[Array, ""], params: BybitParameters
-) -> Float[Array, ""]:
+    exposure: Exposure,
+    spot_usd: Float[Array, " *time"],
+    coin: Int[Array, ""],
+    params: BybitParameters,
+) -> Float[Array, " *time"]:
     """Worst loss over prices, each with the volatility state that is worst for all options.
 
     References:
@@ -149,12 +156,13 @@ def max_loss(
         worst = without_options(exposure, spot_usd, jnp.stack([moves[0], moves[-1]]))
     else:
         worst = without_options(exposure, spot_usd, moves)
-        states = exposure.scenario_usd.astype(worst.dtype).reshape(NUM_PRICES, len(VOL_STATES))
+        states = exposure.scenario_usd.astype(worst.dtype)
+        states = states.reshape(NUM_PRICES, len(VOL_STATES), *states.shape[1:])
         worst = worst + jnp.min(states, axis=1)
-    return jnp.maximum(0.0, -jnp.min(worst))
+    return jnp.maximum(0.0, -jnp.min(worst, axis=0))
 
 
-def stablecoin_spread(exposure: Exposure) -> Float[Array, ""]:
+def stablecoin_spread(exposure: Exposure) -> Float[Array, " *time"]:
     """Coins long in one settlement family and short in another, >= 0.
 
     References:
@@ -163,13 +171,16 @@ def stablecoin_spread(exposure: Exposure) -> Float[Array, ""]:
     Example: 1 coin long in USDT, 0.4 short in USDC: 0.4.
     """
     families = jnp.stack(exposure.signed[FAMILIES])
-    hedged = 0.5 * (jnp.sum(jnp.abs(families)) - jnp.abs(jnp.sum(families)))
+    hedged = 0.5 * (jnp.sum(jnp.abs(families), axis=0) - jnp.abs(jnp.sum(families, axis=0)))
     return jnp.maximum(hedged, 0.0)
 
 
 def spot_basis(
-    exposure: Exposure, spot_coin: Float[Array, ""], coin: Int[Array, ""], params: BybitParameters
-) -> Float[Array, ""]:
+    exposure: Exposure,
+    spot_coin: Float[Array, " *time"],
+    coin: Int[Array, ""],
+    params: BybitParameters,
+) -> Float[Array, " *time"]:
     """Cost of spot that hedges, a fraction of it: the average basis of the legs opposite to it.
 
     References:
@@ -189,9 +200,9 @@ def spot_basis(
 def unit_charges(
     exposure: Exposure,
     coin: Int[Array, ""],
-    coin_usd: Float[Array, ""],
-    spot_coin: Float[Array, ""],
-    rates: Float[Array, "rate_row rate_column"],
+    coin_usd: Float[Array, " *time"],
+    spot_coin: Float[Array, " *time"],
+    rates: Float[Array, "rate_row rate_column *time"],
     params: BybitParameters,
 ) -> Charges:
     """All charges of one risk unit, USD: the worst loss and the five components added to it.
@@ -230,8 +241,8 @@ def aggregate(charges: Charges, params: BybitParameters) -> Float[Array, " *axes
 
 def pieces(
     units: Charges,
-    borrow_mmr: Float[Array, " *account"],
-    available_usd: Float[Array, " *account"],
+    borrow_mmr: Float[Array, " *axes"],
+    available_usd: Float[Array, " *axes"],
     params: BybitParameters,
 ) -> dict[str, Pieces]:
     """The requirement of many accounts as a function of the multiplier of every charge.
@@ -257,13 +268,13 @@ def pieces(
 def grid(
     exposure: Exposure,
     coin: Int[Array, ""],
-    coin_usd: Float[Array, ""],
-    spot_coin: Float[Array, ""],
+    coin_usd: Float[Array, " *time"],
+    spot_coin: Float[Array, " *time"],
     params: BybitParameters,
-) -> Float[Array, " cell"]:
+) -> Float[Array, " cell *time"]:
     """USD profit of a unit in the 33 cells: perpetuals and futures, options, gains of spot."""
     rows = without_options(exposure, spot_coin * coin_usd, _moves(coin, params))
-    cells = jnp.repeat(rows, len(VOL_STATES))
+    cells = jnp.repeat(rows, len(VOL_STATES), axis=0)
     if exposure.scenario_usd is not None:
         cells = cells + exposure.scenario_usd.astype(cells.dtype)
     return cells

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import black76
+from kernels.axes import alike_over_accounts
 from kernels.breakeven import Pieces
 from kernels.features import (
     CASH,
@@ -173,11 +174,12 @@ def option_scenarios(
     return contract.multiplier * (cells - base)
 
 
-def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " scenario"]:
+def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " scenario *time"]:
     """Price move of each scenario column: what one USD of linear delta gains there."""
-    moves = jnp.repeat(params.price_moves[coin], len(VOL_STATES))
+    moves = jnp.repeat(params.price_moves[coin], len(VOL_STATES), axis=0)
     extreme = params.extreme_move[coin]
-    return jnp.concatenate([moves, jnp.stack([extreme, -extreme]), jnp.zeros(5, moves.dtype)])
+    none = jnp.zeros((NUM_SCENARIOS - MR6_CELLS.stop, *extreme.shape), moves.dtype)
+    return jnp.concatenate([moves, jnp.stack([extreme, -extreme]), none])
 
 
 def scenario_columns(
@@ -263,17 +265,17 @@ def depeg_rates(
     return jnp.minimum(rate, params.depeg_max_rate)
 
 
-def mr1(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
+def mr1(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
     """Spot x volatility shock: worst loss over 7 moves x 3 volatilities, >= 0. Source: S."""
-    return jnp.maximum(0.0, -jnp.min(cells_usd[MR1_CELLS]))
+    return jnp.maximum(0.0, -jnp.min(cells_usd[MR1_CELLS], axis=0))
 
 
-def mr2(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
+def mr2(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
     """Theta: value lost by one day passing, options only, >= 0. Source: S, floor assumed."""
     return jnp.maximum(0.0, -cells_usd[MR2_CELL])
 
 
-def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, ""]:
+def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, " *time"]:
     """Vega term structure: rate on the weighted vega hedged across expiries. Formula assumed."""
     vega_gross_usd, vega_net_usd = exposure.folded[1], exposure.signed[1]
     hedged = 0.5 * (vega_gross_usd - jnp.abs(vega_net_usd))
@@ -281,35 +283,40 @@ def mr3(exposure: Exposure, params: OkxParameters) -> Float[Array, ""]:
 
 
 def mr4(
-    exposure: Exposure, spot_usd: Float[Array, ""], coin: Int[Array, ""], params: OkxParameters
-) -> Float[Array, ""]:
+    exposure: Exposure,
+    spot_usd: Float[Array, " *time"],
+    coin: Int[Array, ""],
+    params: OkxParameters,
+) -> Float[Array, " *time"]:
     """Basis: sum over buckets of |cash delta| * move; spot in use is a bucket. Source: P, D."""
     near = jnp.where(params.basis_charges_spot, of_coin(params.basis_near, coin), 0.0)
     basis_charge_usd = exposure.folded[0]
     return basis_charge_usd + jnp.abs(spot_usd) * near
 
 
-def mr5(cells_usd: Float[Array, " scenario"]) -> Float[Array, ""]:
+def mr5(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
     """Interest rate: worst of parallel and slope moves of the forward curve, >= 0. Assumed."""
-    return jnp.maximum(0.0, -jnp.min(cells_usd[MR5_CELLS]))
+    return jnp.maximum(0.0, -jnp.min(cells_usd[MR5_CELLS], axis=0))
 
 
-def mr6(cells_usd: Float[Array, " scenario"], params: OkxParameters) -> Float[Array, ""]:
+def mr6(
+    cells_usd: Float[Array, " scenario *time"], params: OkxParameters
+) -> Float[Array, " *time"]:
     """Extreme move: half of the worst loss under the two extreme moves, >= 0. Source: D."""
-    return params.extreme_factor * jnp.maximum(0.0, -jnp.min(cells_usd[MR6_CELLS]))
+    return params.extreme_factor * jnp.maximum(0.0, -jnp.min(cells_usd[MR6_CELLS], axis=0))
 
 
-def mr7(exposure: Exposure, coin: Int[Array, ""], params: OkxParameters) -> Float[Array, ""]:
+def mr7(exposure: Exposure, coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " *time"]:
     """Minimum charge: fee size, progressively multiplied by size tiers. Source: P."""
     fee_usd = exposure.sized[0] + exposure.signed[0]
     return marginal_charge(fee_usd, params.fee_tiers, coin)
 
 
 def mr9(
-    cash_usd: tuple[Float[Array, ""], ...],
-    rates: Float[Array, "pair tier"],
+    cash_usd: tuple[Float[Array, " *time"], ...],
+    rates: Float[Array, "pair tier *time"],
     params: OkxParameters,
-) -> Float[Array, ""]:
+) -> Float[Array, " *time"]:
     """Stablecoin depeg: progressive charge on deltas that offset across settlement groups.
 
     Pairs in the order USDT-USD, USDT-USDC, USDC-USD; what one pair hedges is gone for the next.
@@ -332,7 +339,7 @@ def mr9(
     return jnp.where(params.depeg_enabled, total, 0.0)
 
 
-def _offset(a: Float[Array, ""], b: Float[Array, ""]):
+def _offset(a: Float[Array, " *time"], b: Float[Array, " *time"]):
     hedged = jnp.where(a * b < 0, jnp.minimum(jnp.abs(a), jnp.abs(b)), 0.0)
     return hedged, a - jnp.sign(a) * hedged, b - jnp.sign(b) * hedged
 
@@ -340,13 +347,13 @@ def _offset(a: Float[Array, ""], b: Float[Array, ""]):
 def scenario_pnl(
     exposure: Exposure,
     coin: Int[Array, ""],
-    coin_usd: Float[Array, ""],
-    spot_coin: Float[Array, ""],
+    coin_usd: Float[Array, " *time"],
+    spot_coin: Float[Array, " *time"],
     params: OkxParameters,
-) -> Float[Array, " scenario"]:
+) -> Float[Array, " scenario *time"]:
     """USD profit of a whole unit in each column: expiring legs, linear legs, spot in use."""
     linear_usd = (exposure.linear_delta_coin + spot_coin) * coin_usd
-    cells = linear_usd * linear_columns(coin, params)
+    cells = linear_usd[None] * linear_columns(coin, params)
     if exposure.scenario_usd is not None:
         cells = cells + exposure.scenario_usd.astype(cells.dtype)
     return cells
@@ -359,8 +366,15 @@ def worst_charge(
     worst = jnp.zeros_like(charges["mr1"])
     for name in COMPETING:
         if name != without:
-            worst = jnp.maximum(worst, jnp.where(params.worst_of[name], charges[name], 0.0))
+            worst = jnp.maximum(worst, competing(charges[name], name, params))
     return worst
+
+
+def competing(
+    charge_usd: Float[Array, "..."], name: str, params: OkxParameters
+) -> Float[Array, "..."]:
+    """A charge if the set lets it compete for the worst one, else 0."""
+    return jnp.where(alike_over_accounts(params.worst_of[name], charge_usd), charge_usd, 0.0)
 
 
 def added_charges(charges: Charges) -> Float[Array, "..."]:
@@ -376,9 +390,9 @@ def aggregate(charges: Charges, params: OkxParameters) -> Float[Array, " *axes"]
 def unit_charges(
     exposure: Exposure,
     coin: Int[Array, ""],
-    coin_usd: Float[Array, ""],
-    spot_coin: Float[Array, ""],
-    rates: Float[Array, "pair tier"],
+    coin_usd: Float[Array, " *time"],
+    spot_coin: Float[Array, " *time"],
+    rates: Float[Array, "pair tier *time"],
     params: OkxParameters,
 ) -> Charges:
     """All charges of one risk unit, USD.
@@ -395,9 +409,7 @@ def unit_charges(
         # Linear unit: the worst price move is the largest one against the delta.
         linear_usd = jnp.abs((exposure.linear_delta_coin + spot_coin) * coin_usd)
         m2 = m5 = jnp.zeros_like(linear_usd)
-        m1 = linear_usd * params.price_moves.reshape(-1).at[coin * NUM_MOVES + NUM_MOVES - 1].get(
-            mode="promise_in_bounds"
-        )
+        m1 = linear_usd * of_coin(params.price_moves[:, NUM_MOVES - 1], coin)
         m6 = params.extreme_factor * linear_usd * of_coin(params.extreme_move, coin)
     else:
         cells = scenario_pnl(exposure, coin, coin_usd, spot_coin, params)
@@ -417,8 +429,10 @@ def unit_charges(
 
 
 def spot_in_use(
-    equity_coin: Float[Array, ""], delta_coin: Float[Array, ""], limit_coin: Float[Array, ""]
-) -> Float[Array, ""]:
+    equity_coin: Float[Array, " *time"],
+    delta_coin: Float[Array, " *time"],
+    limit_coin: Float[Array, " *time"],
+) -> Float[Array, " *time"]:
     """Signed spot (or debt) of the coin that offsets the unit's derivatives, in coins.
 
     Held coins against a short delta, borrowed coins against a long one, up to the user's limit.
@@ -431,12 +445,12 @@ def spot_in_use(
 
 
 def unit_spot(
-    equity_coin: Float[Array, ""],
+    equity_coin: Float[Array, " *time"],
     exposure: Exposure,
-    limit_coin: Float[Array, ""],
+    limit_coin: Float[Array, " *time"],
     coin: Int[Array, ""],
     params: OkxParameters,
-) -> Float[Array, ""]:
+) -> Float[Array, " *time"]:
     """Spot in use of a unit; any coin may be, option deltas count premium adjusted."""
     return spot_in_use(equity_coin, exposure.delta_coin, limit_coin)
 
@@ -451,8 +465,8 @@ def fold_bucket(
 
 def pieces(
     units: Charges,
-    borrow_mmr: Float[Array, " *account"],
-    available_usd: Float[Array, " *account"],
+    borrow_mmr: Float[Array, " *axes"],
+    available_usd: Float[Array, " *axes"],
     params: OkxParameters,
 ) -> dict[str, Pieces]:
     """The requirement of many accounts as a function of the multiplier of MR1 ... MR9.
@@ -477,8 +491,9 @@ def pieces(
             found[name] = Pieces(charge, worst + added - charge, fee, budget)
         elif name in COMPETING:
             others = worst_charge(units, params, without=name)
-            slope = jnp.where(params.worst_of[name], charge, 0.0)
-            found[name] = Pieces(slope, added, jnp.maximum(others + added, fee), budget)
+            found[name] = Pieces(
+                competing(charge, name, params), added, jnp.maximum(others + added, fee), budget
+            )
     derivatives_mmr = jnp.sum(jnp.maximum(worst + added, fee), axis=0)
     of_debt = borrow_mmr[None], derivatives_mmr[None], jnp.full_like(borrow_mmr, -jnp.inf)[None]
     return found | {"mr8": Pieces(*of_debt, available_usd)}
@@ -487,10 +502,10 @@ def pieces(
 def grid(
     exposure: Exposure,
     coin: Int[Array, ""],
-    coin_usd: Float[Array, ""],
-    spot_coin: Float[Array, ""],
+    coin_usd: Float[Array, " *time"],
+    spot_coin: Float[Array, " *time"],
     params: OkxParameters,
-) -> Float[Array, " cell"]:
+) -> Float[Array, " cell *time"]:
     """USD profit of a unit in the 21 cells of MR1."""
     return scenario_pnl(exposure, coin, coin_usd, spot_coin, params)[MR1_CELLS]
 

@@ -1,5 +1,6 @@
 """The engine on random accounts: padded times, precision, sums, window after window."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from backtest.batching import Batch, batches
-from backtest.engine import Engine, initial_state, over_times
+from backtest.engine import Engine, initial_state, over_times, stacked
 from backtest.model_records import contract_records
 from backtest.okx_records import okx_parameters
 from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, sum_columns
@@ -101,6 +102,36 @@ def test_a_state_goes_on_from_window_to_window(batch: Batch, whole: TileResult):
     np.testing.assert_array_equal(second.codes[12:], whole.codes[12:])
 
 
+def test_tier_tables_may_change_inside_a_window(batch: Batch, whole: TileResult):
+    """Times under either tables are those of a replay under these alone; states go on in order."""
+    numbers = merged_numbers()
+    dearer = copy.deepcopy(numbers)
+    for tiers in dearer["mr8"]["tiers"].values():
+        tiers["mmr"] = [2.0 * x for x in tiers["mmr"]]
+    records = [okx_parameters(n, AXIS) for n in (numbers, dearer)]
+    is_late = np.isin(TIMES, [7, 8, *range(20, random_books.NUM_TIMES)])
+    params = stacked([records[int(k)] for k in is_late])
+    priced = replace(tables(engine()), params=params)
+    alone = replace(priced, params=over_times(records[1], len(TIMES)))
+    assert [int(mask.sum()) for mask in priced.eras] == [7, 2, 11, len(TIMES) - 20]
+
+    size = len(batch.accounts)
+    start = batch, initial_state(size, okx.MODEL)
+    mixed, late = (
+        engine().replay(*start, numbers, np.arange(size) % 3, TIMES) for numbers in (priced, alone)
+    )
+    for name in ("margin_level", "total_mmr", "status"):
+        ours, first, second = (getattr(r.margin, name) for r in (mixed, whole, late))
+        np.testing.assert_array_equal(ours, np.where(is_late[:, None], second, first))
+    mmr = mixed.margin.total_mmr[is_late]
+    assert (mmr != whole.margin.total_mmr[is_late]).any()
+    levels = np.where(np.isnan(mixed.margin.margin_level), np.inf, mixed.margin.margin_level)
+    np.testing.assert_array_equal(mixed.state.worst_level, levels.min(axis=0))
+    chosen = np.where(is_late[:, None, None], late.sums, whole.sums)
+    money = SUM_COLUMNS.index("total_mmr")
+    np.testing.assert_array_equal(mixed.sums[..., money], chosen[..., money])
+
+
 def test_the_state_given_is_left_alone(batch: Batch):
     state = initial_state(len(batch.accounts), okx.MODEL)
     before = jax.tree.map(np.copy, state)
@@ -117,7 +148,7 @@ def float32_room(batch: Batch) -> dict[str, np.ndarray]:
     it moves by no more than the worst of these columns; a unit's requirement by no more than its
     charges together; an account adds up its units.
     """
-    table = np.asarray(tables(engine()).tables.scenarios)
+    table = np.moveaxis(np.asarray(tables(engine()).tables.scenarios), -1, 0)
     (instrument,) = np.asarray(batch.book.option_instrument)
     size = np.abs(np.asarray(batch.book.option_contracts)[0])
     terms = 2 + (instrument > 0).sum(axis=1)

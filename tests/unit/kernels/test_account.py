@@ -44,7 +44,7 @@ def table(params: OkxParameters) -> Table:
     (priced,) = engine.price(
         random_books.markets(), contracts, [over_times(params, random_books.NUM_TIMES)]
     )
-    return jax.tree.map(lambda x: x[0], priced.tables)
+    return jax.tree.map(lambda x: x[..., 0], priced.tables)
 
 
 def small(book: RandomAccount) -> RandomAccount:

@@ -88,7 +88,7 @@ def b1_table() -> Table:
     )
     params = over_times(bybit_parameters(NUMBERS, axis), 1)
     (priced,) = Engine().price(window, contract_records(rows, axis), [params])
-    return jax.tree.map(lambda x: np.asarray(x[0]), priced.tables)
+    return jax.tree.map(lambda x: np.asarray(x[..., 0]), priced.tables)
 
 
 def place_of(move: str) -> int:
@@ -315,7 +315,7 @@ def priced() -> tuple[Table, bybit.BybitParameters]:
     market = bybit_random.markets()
     over = over_times(params, len(market.times_us))
     (tables,) = engine.price(market, contracts, [over])
-    return jax.tree.map(lambda x: x[0], tables.tables), params
+    return jax.tree.map(lambda x: x[..., 0], tables.tables), params
 
 
 def small(book: bybit_random.RandomAccount) -> bybit_random.RandomAccount:

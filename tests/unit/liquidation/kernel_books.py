@@ -126,7 +126,7 @@ def _table(
     window = what_if._window(union, what_if._instruments(union), currencies, clock)
     params = over_times(parameter_record(numbers, currencies), 1)
     (priced,) = Engine().price(window, contracts, [params])
-    return jax.tree.map(lambda x: x[0], priced.tables)
+    return jax.tree.map(lambda x: x[..., 0], priced.tables)
 
 
 def liquidated(world: World, active: np.ndarray | None = None) -> list[dict[str, Any]]:
