@@ -155,6 +155,14 @@ class Results:
         """
         return bool(self._files(table))
 
+    def files(self, table: str, parameter_set: str | None = None) -> list[Path]:
+        """Parquet files of a table; of a set: those whose statistics do not exclude it."""
+        found = self._files(table)
+        if parameter_set is None:
+            return found
+        wanted = {"parameter_set": self.check_set(parameter_set)}
+        return [file for file in found if _file_may_hold(file, wanted)]
+
     def summary(self, parameter_set: str | None = None) -> pd.DataFrame:
         """Counts and USD sums for each parameter set, segment and time, over all cells.
 
@@ -242,12 +250,9 @@ class Results:
         if parameter_set is not None:
             self.check_set(parameter_set)
         batches = list(self._batches(table, columns, parameter_set, event))
-        if not batches:
-            return self._empty(table, columns)
-        tables = [pa.Table.from_batches([b]) for b in batches]
-        return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        return _joined(batches) if batches else self.empty(table, columns)
 
-    def _empty(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
+    def empty(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """No rows, but columns of the right types, of whichever file has them."""
         found: dict[str, pa.Field] = {}
         for file in self._need(table):
@@ -281,6 +286,22 @@ class Results:
         wanted = {k: v for k, v in filters.items() if v is not None}
         for file in self._need(table):
             yield from _file_batches(file, columns, wanted)
+
+
+def file_frame(
+    file: Path, columns: Sequence[str] | None = None, parameter_set: str | None = None
+) -> pd.DataFrame:
+    """One file of a table as a frame, optionally the rows of one set; names as strings."""
+    wanted = {} if parameter_set is None else {"parameter_set": parameter_set}
+    batches = list(_file_batches(file, columns, wanted))
+    schema = pq.read_schema(file)
+    none = pa.RecordBatch.from_pylist([], schema=schema).select(list(columns or schema.names))
+    return _joined(batches or [_plain(none)])
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pd.DataFrame:
+    tables = [pa.Table.from_batches([b]) for b in batches]
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
 
 def _file_batches(
@@ -322,6 +343,11 @@ def _holds(parquet: pq.ParquetFile, groups: list[int], wanted: dict[str, str]) -
         if plain.num_rows:
             return True
     return False
+
+
+def _file_may_hold(file: Path, wanted: dict[str, str]) -> bool:
+    with pq.ParquetFile(file) as parquet:
+        return any(_may_hold(parquet, g, wanted) for g in range(parquet.num_row_groups))
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, wanted: dict[str, str]) -> bool:

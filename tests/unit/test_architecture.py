@@ -12,6 +12,7 @@ from backtest.paths import PROJECT_ROOT
 
 LAYERS = (
     "backtest.cli",
+    "backtest.api",
     "backtest.calibration",
     "backtest.run",
     "backtest.cluster",
