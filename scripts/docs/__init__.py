@@ -1,0 +1,1 @@
+"""What the documentation says about the code, taken from the code."""
