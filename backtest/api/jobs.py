@@ -62,8 +62,13 @@ class CalibrationResults(Saved):
     """Saved results of a calibration.
 
     ``summary`` says what was chosen; ``tables`` are pandas frames by name (``candidates``,
-    ``walk_forward`` and others); ``bundle`` is the run that verifies the choice.
+    ``walk_forward`` and others).
     """
+
+    @property
+    def verification(self) -> RunResults:
+        """The run that replays the choice jointly, each of its moves alone, and today's set."""
+        return RunResults(self.bundle.path)
 
     @property
     def figure_names(self) -> list[str]:
