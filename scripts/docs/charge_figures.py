@@ -86,8 +86,10 @@ def _numbers() -> dict[str, Any]:
 
 def charge(name: str, *legs: dict[str, Any], **market: float) -> float:
     """One charge of a book, USD; that of the account for ``mr8``."""
-    found = margin(*legs, **market)
-    return float(found.account()["mr8"] if name == "mr8" else found.charges()[name].sum())
+    answer = margin(*legs, **market).answer
+    if name == "mr8":
+        return answer["account"]["mr8"]
+    return sum(unit[name] for unit in answer["units"].values())
 
 
 def _strangle(days: float, distance: float) -> list[dict[str, Any]]:
@@ -111,7 +113,7 @@ def _lines(title: str, x: Iterable[float], lines: Lines, across: str, up: str) -
 
 def mr1() -> Figure:
     """The scenarios of a short strangle."""
-    cells = margin(*_strangle(30.0, 0.1)).scenarios()
+    cells: Any = margin(*_strangle(30.0, 0.1)).scenarios()
     moves = sorted(set(cells["price_move"]))
     lines = {
         f"volatility {state}": cells[cells["vol"] == state]

@@ -142,10 +142,16 @@ def _leaves(annotation: Any) -> list[Any]:
 def _fields(kind: type[BaseModel]) -> str:
     notes = attribute_notes(kind)
     rows = [
-        (f"`{name}`", allowed(kind, name), _default(field), notes.get(name, ""))
+        (f"`{name}`", allowed(kind, name), _default(field), notes.get(name) or _first_line(field))
         for name, field in kind.model_fields.items()
     ]
     return table(("key", "allowed", "default", "meaning"), rows)
+
+
+def _first_line(field: FieldInfo) -> str:
+    """What the section that a key holds is for."""
+    model = _model_of(field)
+    return "" if model is None else doc(model).partition("\n")[0]
 
 
 def attribute_notes(kind: type[BaseModel]) -> dict[str, str]:
@@ -301,7 +307,7 @@ def _arrow(name: str) -> str:
 
 def python_page() -> str:
     """Signatures and docstrings of the public names."""
-    parts = [f"# Python\n\n{doc(backtest)}\n"]
+    parts = [f"# Python\n\n{_body(backtest)}\n"]
     for name in backtest.__all__:
         found = getattr(backtest, name)
         if callable(found):

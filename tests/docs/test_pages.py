@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import backtest
@@ -14,6 +15,7 @@ from kernels.models.okx import MODEL
 from scripts.docs import pages
 from scripts.docs.charge_figures import FIGURES
 from scripts.docs.hook import inside, on_page_markdown
+from scripts.docs.site import loaded_from_elsewhere
 
 
 CONCEPTS = (PROJECT_ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
@@ -65,8 +67,8 @@ def test_every_charge_is_explained_with_a_picture(charge: str):
     assert re.search(rf"^## {charge.upper()}:", CONCEPTS, re.MULTILINE)
     assert f"(figures/{charge}.png)" in CONCEPTS
     (axes,) = FIGURES[charge]().axes
-    heights = [y for line in axes.lines for y in line.get_ydata()]
-    assert max(heights) > min(heights)
+    heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    assert heights.max() > heights.min()
 
 
 def test_numbers_are_filled_in_and_links_stay_inside():
@@ -84,6 +86,15 @@ def test_files_that_a_page_names_exist(page: Path):
     pattern = r"(?<![\w./-])((?:configs|notebooks|data|scripts|tests|backtest|kernels)/[\w./-]*\w)"
     missing = [name for name in re.findall(pattern, text) if not any(PROJECT_ROOT.glob(name))]
     assert not missing
+
+
+def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path):
+    near = (
+        '<img src="figures/mr1.png"><a href="https://example.org">a link</a><link href="//x.y/z">'
+    )
+    (tmp_path / "page.html").write_text(f'{near}<script src="https://example.org/a.js"></script>')
+    found = ["page.html: //x.y/z", "page.html: https://example.org/a.js"]
+    assert loaded_from_elsewhere(tmp_path) == found
 
 
 def test_every_page_is_in_the_navigation():

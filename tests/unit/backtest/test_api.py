@@ -23,6 +23,7 @@ from backtest.paths import PROJECT_ROOT
 from tests.okx_books import merged_numbers, portfolio, swap
 from tests.unit.backtest import tiny_world
 from tests.unit.backtest.fake_results import Spec, write_results
+from tests.unit.calibration import searched_world
 
 
 CONFIGS = PROJECT_ROOT / "configs"
@@ -78,7 +79,7 @@ def test_public_names_are_those_that_type_checkers_see():
     for name, (module, original) in seen.items():
         assert name == original
         assert getattr(importlib.import_module(str(module)), str(original)) is getattr(
-            backtest, name
+            backtest, str(name)
         )
 
 
@@ -209,6 +210,22 @@ def test_the_reference_alone_gives_the_same_tables():
     assert charges["mmr"].sum() == found.account()["derivatives_mmr"]
     assert len(found.scenarios()) == 21
     assert set(found.multipliers().index) <= {f"mr{k}" for k in range(1, 10)}
+
+
+# -- a calibration ---------------------------------------------------------------------------------
+
+
+def test_a_calibration_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    searched_world.use_formula(monkeypatch)
+    base = searched_world.base(tmp_path)
+    found = backtest.calibrate(searched_world.config(), tmp_path / "out", base=base)
+    assert found.summary == searched_world.summary(tmp_path / "out")
+    assert found.summary["chosen"] in set(found.tables["candidates"]["candidate"])
+    assert isinstance(found.figure("frontier"), Figure)
+    with pytest.raises(ConfigError, match="no figure 'pie'; allowed: frontier"):
+        found.figure("pie")
+    with pytest.raises(ConfigError, match="'base' is missing"):
+        backtest.calibrate(searched_world.config(), tmp_path / "out")
 
 
 # -- configurations and parameters -----------------------------------------------------------------
