@@ -29,11 +29,14 @@ def ensure_dataset(config: RunConfig, say: Callable[[str], None]) -> Dataset:
                 f"{root}: no dataset there, and the configuration has no [market] to build it"
             )
         say(f"building the market of '{config.name}' in {root}")
-        partial = root.with_name(f".{root.name}.building")
-        shutil.rmtree(partial, ignore_errors=True)
+        # Under its own name in a folder beside: a dataset is called as its folder is.
+        beside = root.with_name(f".{root.name}.building")
+        shutil.rmtree(beside, ignore_errors=True)
+        partial = beside / root.name
         build_market(config.market, partial)
         _note_built(partial, "market", config.market)
         partial.rename(root)
+        beside.rmdir()
     dataset = Dataset.open(root)
     if not dataset.has("balances"):
         if config.population is None:

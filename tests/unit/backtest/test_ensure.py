@@ -31,6 +31,8 @@ def test_a_dataset_is_built_once_and_refused_when_its_sections_change(tmp_path: 
     chosen = config(tmp_path, GENERATED, 20)
     first = ensure_dataset(chosen, said.append)
     assert len(said) == 2
+    assert first.meta.name == "dataset"
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     before = first.fingerprint()
     assert ensure_dataset(chosen, said.append).fingerprint() == before
     assert len(said) == 2
