@@ -1,18 +1,15 @@
 """The page of a calibration: one HTML file, figures as PNG, tables as Parquet and CSV."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-import backtest.report
 from backtest.calibration.config import OBJECTIVES, Objective
 from backtest.calibration.figures import FIGURES
 from backtest.calibration.linear import scaling_of
 from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.study_page import study_page
 from backtest.calibration.verdict import caveats, points, sentence, show
 from backtest.durable import write_bytes
 from backtest.report import cells, frames, text, theme
@@ -20,10 +17,6 @@ from backtest.report.cells import Cell, Column, PageTable, page_table
 from backtest.report.section import Picture, Section, number_cell
 
 
-_TEMPLATES = [
-    Path(__file__).parent / "templates",
-    Path(backtest.report.__path__[0]) / "templates",
-]
 MOST_ROWS = 60
 
 
@@ -44,24 +37,19 @@ def build_page(folder: str | Path) -> Path:
 
 def render(saved: Saved, pictures: dict[str, str]) -> str:
     """The page; ``pictures`` holds the inline SVG of each figure by name."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shown = sections(saved)
-    return environment.get_template("calibration.html.j2").render(
+    return study_page(
+        kind="Portfolio margin calibration",
+        first="Decision",
         title=saved.summary["name"],
         facts=_facts(saved),
         sentence=sentence(saved),
         points=points(saved),
         caveats=caveats(saved),
-        sections=shown,
-        pictures={name: Markup(svg) for name, svg in pictures.items()},
-        config=json.dumps(saved.config, indent=2, ensure_ascii=False),
-        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
+        sections=sections(saved),
+        pictures=pictures,
+        config=saved.config,
+        footer="Tables are in tables/ as Parquet and CSV, figures beside this page as PNG. Batches "
+        "of candidates are in batches/, parameter files in sets/.",
     )
 
 

@@ -100,20 +100,7 @@ class Space:
         source = f"calibration of {self.today.name}: " + ", ".join(
             f"{n} {level:.6g}" for n, level in zip(self.names, point.tolist(), strict=True)
         )
-        base = os.path.relpath(self.file.resolve(), file.resolve().parent)
-        text = f"extends = {json.dumps(base)}\nname = {json.dumps(name)}\n"
-        for key, value in self.leaves_at(point).items():
-            row = self._rows[key]
-            leaf: dict[str, Any] = {
-                "value": value,
-                "unit": row.unit,
-                "label": "A",
-                "source": source,
-            }
-            if row.rule is not None:
-                leaf["rule"] = row.rule.model_dump(exclude_none=True)
-            text += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in leaf.items())
-        write_bytes(file, text.encode())
+        write_set(file, name, self.file, self.today, self.leaves_at(point), source)
 
     def _check(self) -> None:
         for parameter in self.parameters:
@@ -146,6 +133,31 @@ class Space:
                 point[k] = end
                 name = f"{parameter.name} at {end:g}"
                 self.today.replaced(name, self.leaves_at(point), "calibration")
+
+
+def write_set(
+    file: Path, name: str, base: Path, chosen: ParameterSet, values: Mapping[str, Any], source: str
+) -> None:
+    """Save other values of some leaves as a parameter file that extends another one.
+
+    Args:
+        file: where it goes.
+        name: of the new set.
+        base: the file that it extends.
+        chosen: the set of that file.
+        values: by key path; each is labelled assumed, units and rules stay.
+        source: says where the values come from.
+    """
+    rows = {row.key: row for row in chosen.leaves()}
+    path = os.path.relpath(base.resolve(), file.resolve().parent)
+    text = f"extends = {json.dumps(path)}\nname = {json.dumps(name)}\n"
+    for key, value in values.items():
+        row = rows[key]
+        leaf: dict[str, Any] = {"value": value, "unit": row.unit, "label": "A", "source": source}
+        if row.rule is not None:
+            leaf["rule"] = row.rule.model_dump(exclude_none=True)
+        text += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in leaf.items())
+    write_bytes(file, text.encode())
 
 
 def _check_numeric(where: str, leaf: str, value: Any, scale: str) -> None:

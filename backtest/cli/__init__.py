@@ -39,6 +39,7 @@ COMMANDS = {
     "calibrate": Entry(
         "calibrate", "calibrate", "Search parameter levels; choose on bounds, try out of sample."
     ),
+    "backtest": Entry("backtest", "backtest", "Margin against the losses of frozen portfolios."),
     "explain": Entry("explain", "explain", "Every step of one account's margin at one time."),
     "margin": Entry("margin", "margin", "What-if calculator: every charge of one portfolio file."),
     "population": Entry("population", "population", "Add synthetic accounts to a market dataset."),

@@ -1,0 +1,115 @@
+"""Core-model and margin-adequacy backtests of a whole run, and their page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backtest.calibration.coverage_page import build_coverage_page, sentence, totals
+from backtest.calibration.coverage_study import (
+    GROUPINGS,
+    SEVERAL,
+    CoverageStudy,
+    coverage_study,
+)
+from backtest.config import LiquidationSection, RunConfig
+from backtest.errors import ConfigError, DataError
+from backtest.params import load_parameter_set
+from backtest.statistics.blocks import Plan
+from tests.unit.backtest import tiny_world as world
+
+
+pytestmark = pytest.mark.slow
+ASKED = CoverageStudy(("1h", "3h", "7D"), 0.05, Plan(resamples=100))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    folder = tmp_path_factory.mktemp("coverage")
+    return world.config(world.write(folder / "data"), mode="frozen")
+
+
+@pytest.fixture(scope="module")
+def out(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    with world.devices(1):
+        tables = coverage_study(base, ASKED, folder, workers=1)
+    assert set(tables) == {"adequacy", "core"}
+    return folder
+
+
+def read(out: Path, name: str) -> Any:
+    import pandas as pd
+
+    return pd.read_parquet(out / "tables" / f"{name}.parquet")
+
+
+def test_both_backtests_stand_apart(out: Path):
+    for name, kind in (("adequacy", "margin adequacy"), ("core", "core model")):
+        frame = read(out, name)
+        assert set(frame["backtest"]) == {kind}
+        assert set(frame["horizon"]) == {"1h", "3h"}  # the window holds no week
+        assert set(frame["grouping"]) == {"total", *(by[0] for by in GROUPINGS if by)}
+
+
+def test_losses_and_breaches_are_those_of_the_traces(out: Path):
+    trace: Any = world.read(out / "adequacy", "traces")
+    trace = trace.sort_values(["account_id", "time"])
+    equity = trace.pivot(index="account_id", columns="time", values="adjusted_equity").to_numpy()
+    margin = trace.pivot(index="account_id", columns="time", values="total_mmr").to_numpy()
+    loss = equity[:, :-3] - equity[:, 3:]
+    falls = [equity[:, : loss.shape[1]] - equity[:, k : k + loss.shape[1]] for k in (1, 2, 3)]
+    for point, found in (("end", loss), ("worst", np.max(falls, axis=0))):
+        mine = totals(read(out, "adequacy"))
+        row = mine[(mine["horizon"] == "3h") & (mine["point"] == point)].iloc[0]
+        held = margin[:, : loss.shape[1]]
+        known = ~np.isnan(found) & ~np.isnan(held)
+        assert row["observations"] == known.sum()
+        assert row["breaches"] == (found > held)[known].sum()
+
+
+def test_groups_add_up(out: Path):
+    frame = read(out, "core")
+    whole = totals(frame).set_index(["horizon", "point"])["observations"]
+    for by in ("unit", "segment", "tier", "regime"):
+        parts = frame[frame["grouping"] == by].groupby(["horizon", "point"])["observations"].sum()
+        assert parts.to_dict() == whole.to_dict(), by
+    units = set(frame[frame["grouping"] == "unit"]["group"])
+    assert units == {"BTC", "ETH"}
+    assert SEVERAL not in units
+
+
+def test_the_core_has_no_add_ons_and_the_whole_has(out: Path):
+    core = load_parameter_set(out / "sets" / "today.toml").numbers()
+    assert core["mr8"]["fee_rate"] == 0.0
+    assert core["mr9"]["enabled"] is False  # no stablecoin moves in this world
+    trace: Any = world.read(out / "core", "traces")
+    assert (trace["mr7"].fillna(0.0) == 0.0).all()
+
+
+def test_short_windows_give_no_verdict(out: Path):
+    verdicts = set(totals(read(out, "adequacy"))["verdict"])
+    assert any(words.startswith(("insufficient data", "rejected")) for words in verdicts)
+
+
+def test_the_page_keeps_them_apart(out: Path):
+    page = build_coverage_page(out)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") >= 2
+    for words in ("Margin adequacy", "Core model", "Exceptions", "at the worst point"):
+        assert words in text
+    assert sentence(read(out, "adequacy"), 0.05).startswith("Under today")
+    for name in ("coverage_adequacy.png", "coverage_core.png", "tables/core.csv"):
+        assert (page.parent / name).is_file()
+
+
+def test_what_cannot_be_tested_is_refused(base: RunConfig, tmp_path: Path):
+    moving = base.model_copy(update={"replay": base.replay.model_copy(update={"mode": "actual"})})
+    with pytest.raises(ConfigError, match=r"replay\.mode is 'actual'"):
+        coverage_study(moving, ASKED, tmp_path)
+    closing = base.model_copy(update={"liquidation": LiquidationSection(mode="simulate")})
+    with pytest.raises(ConfigError, match=r"liquidation\.mode is 'simulate'"):
+        coverage_study(closing, ASKED, tmp_path)
+    with pytest.raises(DataError, match=r"coverage\.json is missing"):
+        build_coverage_page(tmp_path)
