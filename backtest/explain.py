@@ -66,7 +66,7 @@ def explain_portfolio(
     """
     manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
     config = RunConfig.model_validate(manifest["config"])
-    entry = _entry(config, results, set_name)
+    entry = set_section(config, results, set_name)
     dataset = Dataset.open(Path(manifest["dataset"]["path"]))
     simulates = config.liquidation.mode == "simulate"
     past = AccountHistory(dataset, config, account, with_hedges=simulates)
@@ -95,7 +95,8 @@ def explain_portfolio(
     )
 
 
-def _entry(config: RunConfig, results: Path, name: str | None) -> SetSection:
+def set_section(config: RunConfig, results: Path, name: str | None) -> SetSection:
+    """A parameter set of a run by its name, the first one without a name."""
     for chosen in config.parameter_sets:
         if name is None or chosen.name == name:
             return chosen
@@ -152,6 +153,14 @@ class AccountHistory:
             nearest = stamp(self.grid_us[np.argmin(np.abs(self.grid_us - time_us))])
             raise ConfigError(f"{time} is not on the run's grid; the nearest time is {nearest}")
         return next(self._portfolios(np.asarray([time_us])))
+
+    def portfolio_of(self, held_us: int, time_us: int) -> dict[str, Any]:
+        """What the account holds at one time of the grid, at the market of another."""
+        source, holdings = self._at_snapshot(self.snapshot_us(held_us))
+        window = source.window(np.asarray([time_us]))
+        return portfolio_at(
+            holdings, MarketView(window, source.instruments, source.currencies.names), 0
+        )
 
     def moved_by_debts(self, time: pd.Timestamp, rules: SetRules) -> dict[str, float]:
         """What interest and conversions have moved by a time since its snapshot, units."""

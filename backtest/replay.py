@@ -35,7 +35,7 @@ from backtest.model_records import Currencies, contract_records
 from backtest.plan import Plan, Window
 from backtest.portfolio_at import MarketView
 from backtest.portfolios import Portfolios
-from backtest.result_rows import account_table, event_table, sorted_rows, trace_table
+from backtest.result_rows import account_table, event_tables, sorted_rows, trace_table
 from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
 from backtest.simulate import (
@@ -286,10 +286,9 @@ class BucketReplay:
         real = time_ids >= 0
         with self.stages("compute"):
             priced = self.context.priced(window)[s]
-        num_segments = len(self.plan.segments)
-        num_columns = len(sum_columns(rules.model))
-        sums = np.zeros((int(real.sum()), num_segments, num_columns), np.int64)
-        events, traces = [], []
+        shape = int(real.sum()), len(self.plan.segments), len(sum_columns(rules.model))
+        sums = np.zeros(shape, np.int64)
+        rows: dict[str, list[Any]] = {"events": [], "event_units": [], "traces": []}
         settled = 0
         first_seen = np.isnan(extra["start_equity_usd"])
         ledger = self._ledger(window, before, known)
@@ -316,8 +315,10 @@ class BucketReplay:
             names = ids[batch.accounts]
             with self.stages("write"):
                 found = batch, names, state, at, result, window, priced, simulated
-                events.append(event_table(self, s, *found))
-                traces.append(trace_table(self, s, names, result, window))
+                of_batch = event_tables(self, s, *found)
+                of_batch += (trace_table(self, s, names, result, window),)
+                for kept, table in zip(rows.values(), of_batch, strict=True):
+                    kept.append(table)
             put(state, at, result.state)
             if ledger is not None and result.ledger is not None:
                 put(ledger, at, result.ledger)
@@ -328,7 +329,7 @@ class BucketReplay:
         if simulation is not None:
             extra |= flat_ledger(simulation.ledger)
         with self.stages("write"):
-            tables = {"events": events, "traces": traces, **simulation_tables(simulation)}
+            tables = rows | simulation_tables(simulation)
             return self._finish(s, window, known, state, extra, sums, portfolios, tables)
 
     def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:

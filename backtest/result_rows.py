@@ -4,7 +4,7 @@
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,19 @@ def _event_schema(columns: tuple[str, ...]) -> pa.Schema:
             ("binding_price_move", NUMBER),
             ("binding_vol", NAME),
             ("stage", NAME),
+        ]
+    )
+
+
+@cache
+def _unit_schema(charges: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("parameter_set", NAME),
+            ("account_id", NAME),
+            ("time", TIME),
+            ("unit", NAME),
+            *((c, NUMBER) for c in charges),
         ]
     )
 
@@ -162,7 +175,7 @@ def trace_table(
     return _table(columns, _trace_schema(names_of_levels))
 
 
-def event_table(
+def event_tables(
     replay: "BucketReplay",
     s: int,
     batch: Batch,
@@ -173,12 +186,13 @@ def event_table(
     window: Window,
     priced: WindowTables,
     simulated: Simulated | None = None,
-) -> pa.Table | None:
+) -> tuple[pa.Table | None, pa.Table | None]:
     """One row for each event of a batch in a window, with what was binding.
 
-    ``simulated`` are its liquidations, None where accounts are left as they are.
+    ``simulated`` are its liquidations, None where accounts are left as they are. The second table
+    holds the charges of every risk unit of the accounts at the liquidation level.
     """
-    parts = []
+    parts, units = [], None
     model = replay.context.rules[s].model
     started = (result.codes & STARTED) > 0
     episode = state.episodes[at] + np.cumsum(started, axis=0)
@@ -203,9 +217,32 @@ def event_table(
             stages = simulated.stages[when, who].tolist()
             columns["stage"] = pa.array([stage or None for stage in stages], pa.string())
             versions = simulated.versions
-        columns |= _binding(replay, batch, when, who, priced, result.changes, versions)
+        bound, of_units = _binding(replay, batch, when, who, priced, result.changes, versions)
+        columns |= bound
         parts.append(_table(columns, _event_schema(level_columns(model))))
-    return pa.concat_tables(parts) if parts else None
+        if event == "liquidation":
+            units = _unit_table(replay, parts[-1], of_units, tuple(model.charges))
+    return (pa.concat_tables(parts) if parts else None), units
+
+
+class _Units(NamedTuple):
+    """Risk units of events that have charges: row of the event, coin, charges of each."""
+
+    row: np.ndarray
+    coin: np.ndarray
+    charges: np.ndarray
+
+
+def _unit_table(
+    replay: "BucketReplay", events: pa.Table, units: _Units, charges: tuple[str, ...]
+) -> pa.Table:
+    """Charges of the risk units of some events, USD."""
+    of_event = events.select(["parameter_set", "account_id", "time"]).take(units.row)
+    columns: dict[str, Any] = {n: of_event[n].combine_chunks() for n in of_event.column_names}
+    names = replay.context.currencies.names
+    columns["unit"] = pa.array([names[c] for c in units.coin], pa.string())
+    columns |= {name: units.charges[:, k] for k, name in enumerate(charges)}
+    return _table(columns, _unit_schema(charges))
 
 
 def _binding(
@@ -216,9 +253,10 @@ def _binding(
     priced: WindowTables,
     changes: np.ndarray | None,
     versions: list[Version] | None,
-) -> dict[str, Any]:
-    """Unit of the largest MMR, its largest charge, and the grid scenario that binds it."""
+) -> tuple[dict[str, Any], _Units]:
+    """Unit of the largest MMR, its largest charge, the grid scenario that binds it; all units."""
     coin, charge, cell = (np.empty(len(when), int) for _ in range(3))
+    parts = []
     everyone = np.arange(len(batch.accounts))
     for version in versions or [Version(batch, everyone, np.ones((0, 0), bool))]:
         inside = np.searchsorted(version.who, who)
@@ -228,7 +266,8 @@ def _binding(
             mine &= version.holds[when, inside]
         rows = np.flatnonzero(mine)
         found = _bound(version.batch, when[rows], inside[rows], priced, changes)
-        coin[rows], charge[rows], cell[rows] = found
+        coin[rows], charge[rows], cell[rows] = found[:3]
+        parts.append(found[3]._replace(row=rows[found[3].row]))
     moves = np.asarray(priced.model.grid_moves(priced.params))
     names = replay.context.currencies.names
     charges = list(priced.model.charges)
@@ -237,7 +276,14 @@ def _binding(
         "binding_charge": pa.array([charges[k] for k in charge]),
         "binding_price_move": moves[when, coin, cell // 3],
         "binding_vol": pa.array([VOL_STATES[k % 3] for k in cell]),
-    }
+    }, _joined(parts)
+
+
+def _joined(parts: list[_Units]) -> _Units:
+    """Units in the order of events and coins, however they were looked up."""
+    whole = _Units(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+    order = np.lexsort((whole.coin, whole.row))
+    return _Units(*(each[order] for each in whole))
 
 
 def _bound(
@@ -246,9 +292,11 @@ def _bound(
     who: np.ndarray,
     priced: WindowTables,
     changes: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coin of the unit that binds some accounts of a batch at some times, charge, grid cell."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Units]:
+    """Coin of the unit that binds some accounts at some times, charge, grid cell; all units."""
     coin, charge, cell = (np.empty(len(when), int) for _ in range(3))
+    nothing = np.zeros(0, int)
+    parts = [_Units(nothing, nothing, np.zeros((0, len(priced.model.charges))))]
     for time in np.unique(when):
         rows = np.flatnonzero(when == time)
         moved = None if changes is None else changes[time]
@@ -258,10 +306,14 @@ def _bound(
             book = widened(batch, accounts, moved)
             out = binding(book, priced.tables, priced.params, np.asarray(time))
             unit, grid_cell, charges = (np.asarray(x)[..., : len(some)] for x in out)
-            coin[some] = book.unit_coin[unit, np.arange(len(some))]
+            own = np.arange(len(some))
+            coin[some] = book.unit_coin[unit, own]
             cell[some] = grid_cell
-            charge[some] = np.argmax(charges, axis=0)
-    return coin, charge, cell
+            charge[some] = np.argmax(charges[:, unit, own], axis=0)
+            which, mine = np.nonzero(charges.any(axis=0))
+            held = book.unit_coin[which, mine], charges[:, which, mine].T
+            parts.append(_Units(some[mine], *held))
+    return coin, charge, cell, _joined(parts)
 
 
 def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.Table:

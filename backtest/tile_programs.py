@@ -331,11 +331,11 @@ def sum_up(
 def binding(
     book: Book, tables: Table, params: Any, at: Int[Array, ""]
 ) -> tuple[Array, Array, Array]:
-    """What binds each account of a tile at time ``at``: its largest unit, grid cell and charges.
+    """What binds each account of a tile at time ``at``: its largest unit and grid cell.
 
     Returns:
-        (unit ordinal [account], cell of the model's grid [account], charges of that unit in the
-        model's order [charge, account]).
+        (unit ordinal [account], cell of the model's grid [account], charges of every unit in the
+        model's order [charge, unit, account]).
     """
     apart = partial(computed_apart, at >= 0)
     table = jax.tree.map(lambda x: x[..., at], tables)
@@ -346,11 +346,8 @@ def binding(
     unit = jnp.argmax(units.mmr_usd, axis=0)
     grids = apart(unit_grids, exposures, units, book, table, params)
     cells = jax.vmap(jax.vmap(_worst_cell))(grids)
-    pick = unit[None, :]
-    charges = jnp.stack(
-        [jnp.take_along_axis(units.charges[name], pick, 0)[0] for name in model_of(params).charges]
-    )
-    return unit, jnp.take_along_axis(cells, pick, 0)[0], charges
+    charges = jnp.stack([units.charges[name] for name in model_of(params).charges])
+    return unit, jnp.take_along_axis(cells, unit[None, :], 0)[0], charges
 
 
 def unit_grids(

@@ -25,6 +25,12 @@ def explain(
         typer.Option("--set", metavar="NAME", help="Parameter set; the first one if absent."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, full precision.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="Explain the change of margin since then instead."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw the liquidation of that time."),
@@ -36,6 +42,8 @@ def explain(
     prices as the run knew them; [A] marks numbers that nobody publishes.
     Stored are the accounts that section [traces] of the configuration names.
     Where the run liquidated the account at that time, its steps follow.
+    With --since: what positions, prices, volatilities, time and parameters,
+    in this order, moved of its margin.
 
     Example: pmstress explain build/runs/demo A0000042@2025-03-09T12:00Z
     """
@@ -46,6 +54,9 @@ def explain(
     from backtest.report.reader import Results
 
     Results(folder)
+    if since is not None:
+        _print_change(folder, account, parse_account_time(f"{account}@{since}")[1], time, set_name)
+        return
     found = explain_portfolio(folder, account, time, set_name)
     if as_json:
         typer.echo(json.dumps(_as_dict(account, found), indent=2, allow_nan=False, default=str))
@@ -53,6 +64,19 @@ def explain(
         _print(account, found)
     if plot is not None:
         _draw(found, plot)
+
+
+def _print_change(
+    folder: Path, account: str, since: pd.Timestamp, time: pd.Timestamp, set_name: str | None
+) -> None:
+    """Steps of a change of margin, one a line."""
+    from backtest.explain_change import explain_change  # slow to import
+
+    found = explain_change(folder, account, since, time, set_name)
+    typer.echo(f"{account}: total MMR from {since:%Y-%m-%d %H:%M} to {time:%Y-%m-%d %H:%M} UTC")
+    typer.echo(f"parameter set: {found.parameter_set}")
+    for row in found.steps.to_dict("records"):
+        typer.echo(f"{row['step']:<18}{row['value']:>20,.2f}{row['change']:>+20,.2f}  USD")
 
 
 def _draw(found: Any, plot: Path) -> None:

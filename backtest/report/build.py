@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from . import theme
+from .attribution import has_units
 from .figures import FIGURES, LIQUIDATION_FIGURES, figure_flips, figure_parameter_paths
 from .html import render
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
+from .procyclicality import figure_procyclicality, has_benchmarks
 from .reader import Results
 from .sections import MOST_FLIPS
 from .sections_schedule import path_picture
@@ -58,6 +60,8 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
     if has_liquidations(results):
         drawn |= {name: draw(results) for name, draw in LIQUIDATION_FIGURES.items()}
+    if has_benchmarks(results):
+        drawn["procyclicality"] = figure_procyclicality(results)
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         drawn[f"flips-{i}"] = figure_flips(results, challenger)
     for i, name in enumerate(sets_with_paths(results)):
@@ -72,6 +76,8 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
 def _is_shown(name: str, results: Results) -> bool:
     if name == "flips":
         return bool(results.challengers)
+    if name == "shapley":
+        return has_units(results)
     # Of an account that is liquidated nobody knows what it would have done.
     return name != "roc" or not has_liquidations(results)
 

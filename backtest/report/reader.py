@@ -197,6 +197,10 @@ class Results:
         """One row for each event, optionally of one set and one kind."""
         return self._frame("events", columns, parameter_set, event)
 
+    def event_units(self, parameter_set: str) -> pd.DataFrame:
+        """Charges of every risk unit at each liquidation event of a set, USD."""
+        return self._frame("event_units", None, parameter_set)
+
     def traces(
         self, account_id: str | None = None, parameter_set: str | None = None
     ) -> pd.DataFrame:

@@ -6,11 +6,13 @@ import pandas as pd
 
 from . import cells, frames, tables, text, theme
 from .account_stats import LEVEL_GRID, account_stats
+from .attribution import attribution_section
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
+from .procyclicality import has_benchmarks, procyclicality_section
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .section import Picture, Section, head, number_cell
@@ -35,9 +37,16 @@ def sections(results: Results) -> list[Section]:
         found.append(schedule_section(results))
     found.append(segment_section(results))
     found += [flip_section(results, c, i) for i, c in enumerate(results.challengers[:MOST_FLIPS])]
-    found += [charge_section(results), level_section(results), break_even_section(results)]
+    found += [
+        charge_section(results),
+        attribution_section(results),
+        level_section(results),
+        break_even_section(results),
+    ]
     if sets_with_paths(results):
         found.append(path_section(results))
+    if has_benchmarks(results):
+        found.append(procyclicality_section(results))
     found += [loss_section(results), quality_section(results)]
     return found
 

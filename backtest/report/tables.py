@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
+from .attribution import attribution_table, daily_change_table, has_units
 from .bootstrap import Estimate
 from .break_even import elasticity_table, near_flip_table, near_groups
 from .classifier import classifier_table
@@ -22,6 +23,12 @@ from .frequency import (
 )
 from .liquidations import has_liquidations, liquidation_tables
 from .paths import path_table, sets_with_paths
+from .procyclicality import (
+    has_benchmarks,
+    procyclicality_table,
+    response_table,
+    tool_table,
+)
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .triggers import trigger_stats
@@ -311,6 +318,18 @@ LABELS = {"S": "stated", "P": "published", "D": "derived", "A": "assumed"}
 """Provenance labels of parameter values by their letter."""
 
 
+def _tables_of_some_runs(results: Results) -> dict[str, pd.DataFrame]:
+    """Tables of runs that saved what they need: units, constant portfolios."""
+    tables = {}
+    if has_units(results):
+        tables["attribution"] = attribution_table(results)
+    if has_benchmarks(results):
+        tables["procyclicality"] = procyclicality_table(results)
+        tables["procyclicality_tools"] = tool_table(results)
+        tables["procyclicality_response"] = response_table(results)
+    return tables
+
+
 def all_tables(results: Results) -> dict[str, pd.DataFrame]:
     """Every table of the report by file name."""
     tables = {
@@ -320,6 +339,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "episodes_by_time": episode_table(results),
         "charges_of_liquidated": charge_table(results),
         "charges_by_time": charge_path_table(results),
+        "daily_change": daily_change_table(results),
         "worst_margin_levels": level_table(results),
         "break_even_curves": break_even_curves(results),
         "break_even_points": break_even_points(results),
@@ -340,6 +360,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["schedule_switches"] = switch_table(results)
     if sets_with_paths(results):
         tables["parameter_paths"] = path_table(results)
+    tables |= _tables_of_some_runs(results)
     tables |= liquidation_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)

@@ -44,15 +44,20 @@ def okx_requirement(
     return requirement
 
 
+def summed_requirement(charges: Charges) -> Float[np.ndarray, "*unit"]:
+    """The sum of all charges, as of models in which none competes."""
+    return np.sum([np.asarray(values, dtype=float) for values in charges.values()], axis=0)
+
+
 def shapley(
     charges: Charges, value: Callable[[Charges], np.ndarray]
-) -> dict[str, Float[np.ndarray, "*unit"]]:
+) -> dict[str, Float[np.ndarray, "*value"]]:
     """Each charge's exact share in ``value(all charges) - value(no charges)``.
 
     Args:
         charges: charges of every unit or account, USD.
         value: what charges make, for instance ``okx_requirement()``, or whether it exceeds equity;
-            a charge that does not take part is 0.
+            a charge that does not take part is 0. It may add up units: its answer has any shape.
 
     Returns:
         Shares by charge; they add up.

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "backtest.report": {
         *("backtest.report", "backtest.errors", "jinja2", "markupsafe", "matplotlib"),
         *("numpy", "pandas", "pyarrow", "scipy"),
-        "backtest.statistics.frequency_curve",
+        *("backtest.statistics.attribution", "backtest.statistics.frequency_curve"),
+        "backtest.statistics.procyclicality",
     },
     "backtest.statistics": {
         *("backtest.statistics", "backtest.errors", "jaxtyping"),
