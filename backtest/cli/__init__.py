@@ -40,6 +40,9 @@ COMMANDS = {
         "calibrate", "calibrate", "Search parameter levels; choose on bounds, try out of sample."
     ),
     "backtest": Entry("backtest", "backtest", "Margin against the losses of frozen portfolios."),
+    "reverse-stress": Entry(
+        "reverse_stress", "reverse_stress", "The nearest move of the market that liquidates much."
+    ),
     "explain": Entry("explain", "explain", "Every step of one account's margin at one time."),
     "margin": Entry("margin", "margin", "What-if calculator: every charge of one portfolio file."),
     "population": Entry("population", "population", "Add synthetic accounts to a market dataset."),

@@ -16,6 +16,7 @@ from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import figure_procyclicality, has_benchmarks
 from .reader import Results
+from .reverse import figure_reverse_stress, has_reverse_stress
 from .sections import MOST_FLIPS
 from .sections_schedule import path_picture
 from .tables import all_tables
@@ -62,6 +63,8 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
         drawn |= {name: draw(results) for name, draw in LIQUIDATION_FIGURES.items()}
     if has_benchmarks(results):
         drawn["procyclicality"] = figure_procyclicality(results)
+    if has_reverse_stress(results):
+        drawn["reverse_stress"] = figure_reverse_stress(results)
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         drawn[f"flips-{i}"] = figure_flips(results, challenger)
     for i, name in enumerate(sets_with_paths(results)):

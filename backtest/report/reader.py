@@ -35,7 +35,7 @@ SUMMARY_SUMS = (
 """Amounts of every margin model; the charges of a set stand beside them."""
 _KEY = ["parameter_set", "segment", "time"]
 _MERGE_ROWS = 1_000_000
-_SINGLE = ("index", "parameter_paths")
+_SINGLE = ("index", "parameter_paths", "reverse_stress", "reverse_stress_net")
 """Tables of one file in ``report_data``."""
 
 
@@ -219,6 +219,10 @@ class Results:
         columns = ["parameter_set", "time", "key", "value"]
         frame = self._frame("parameter_paths", columns, parameter_set)
         return frames.ordered(frame, ["parameter_set", "key", "time"])
+
+    def single(self, table: str) -> pd.DataFrame:
+        """A table of one file in ``report_data``, all columns."""
+        return self._frame(table, None, None)
 
     def simulated(self, table: str, parameter_set: str) -> pd.DataFrame:
         """A table of simulated liquidations: liquidated, liquidations, waterfall and others."""

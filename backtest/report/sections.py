@@ -15,6 +15,7 @@ from .paths import sets_with_paths
 from .procyclicality import has_benchmarks, procyclicality_section
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import Results
+from .reverse import has_reverse_stress, reverse_section
 from .section import Picture, Section, head, number_cell
 from .sections_liquidation import classifier_section, liquidation_section
 from .sections_margin import break_even_section, charge_section, loss_section
@@ -47,6 +48,8 @@ def sections(results: Results) -> list[Section]:
         found.append(path_section(results))
     if has_benchmarks(results):
         found.append(procyclicality_section(results))
+    if has_reverse_stress(results):
+        found.append(reverse_section(results))
     found += [loss_section(results), quality_section(results)]
     return found
 

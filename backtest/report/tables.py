@@ -31,6 +31,7 @@ from .procyclicality import (
 )
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
+from .reverse import has_reverse_stress, nearest_table
 from .triggers import trigger_stats
 
 
@@ -319,7 +320,7 @@ LABELS = {"S": "stated", "P": "published", "D": "derived", "A": "assumed"}
 
 
 def _tables_of_some_runs(results: Results) -> dict[str, pd.DataFrame]:
-    """Tables of runs that saved what they need: units, constant portfolios."""
+    """Tables of runs that saved what they need: units, constant portfolios, nearest scenarios."""
     tables = {}
     if has_units(results):
         tables["attribution"] = attribution_table(results)
@@ -327,6 +328,8 @@ def _tables_of_some_runs(results: Results) -> dict[str, pd.DataFrame]:
         tables["procyclicality"] = procyclicality_table(results)
         tables["procyclicality_tools"] = tool_table(results)
         tables["procyclicality_response"] = response_table(results)
+    if has_reverse_stress(results):
+        tables["reverse_stress"] = nearest_table(results)
     return tables
 
 
