@@ -5,7 +5,7 @@ their order. The shape of an account never depends on the others, so results can
 bucket count, batch size or order of rows.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -43,6 +43,11 @@ class Shape:
             and self.option_legs >= other.option_legs
             and self.orders >= other.orders
         )
+
+    def joined(self, other: "Shape") -> "Shape":
+        """The narrowest shape that holds both (with orders or without, not both)."""
+        sizes = zip(astuple(self), astuple(other), strict=True)
+        return Shape(*(max(mine, its) for mine, its in sizes))
 
     def within(self, shapes: tuple["Shape", ...], least_legs: int = 8) -> "Shape":
         """The first of some shapes that holds this one, else one of powers of two."""
@@ -460,14 +465,25 @@ def _fill_legs(book: Book, p: int, legs: Legs, units: _Units, slot: np.ndarray) 
         closes[p][at] = legs.closes[chosen]
 
 
-def widened(batch: Batch, accounts: np.ndarray, changes: np.ndarray | None = None) -> Book:
-    """Some accounts of a batch (positions within it) in the widest listed shape, or their own.
+def widened(
+    batch: Batch,
+    accounts: np.ndarray,
+    changes: np.ndarray | None = None,
+    shape: Shape | None = None,
+) -> Book:
+    """Some accounts of a batch (positions within it) in a shape that holds its own.
 
-    Rare look-ups (what was binding at an event) thus share one compiled program. ``changes`` is
-    what debts have moved of all accounts of the batch [holding, account].
+    Rare look-ups (what was binding at an event) thus share one compiled program.
+
+    Args:
+        batch: the batch.
+        accounts: which of its accounts.
+        changes: what debts have moved of all accounts of the batch [holding, account].
+        shape: the shape; the widest listed one if absent, or the batch's own where that is wider.
     """
-    widest = [s for s in SHAPES if s.portfolios == batch.shape.portfolios][-1]
-    shape = widest if widest.holds(batch.shape) else batch.shape
+    if shape is None:
+        widest = [s for s in SHAPES if s.portfolios == batch.shape.portfolios][-1]
+        shape = widest if widest.holds(batch.shape) else batch.shape
     book = _empty(shape, len(accounts), batch.book.shares_coins)
     for name, source in batch.book.__dict__.items():
         if isinstance(source, np.ndarray):

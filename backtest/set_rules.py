@@ -76,6 +76,10 @@ class SetRules:
         chosen = self.set_at(time_us)
         return chosen.scaled(self._factors(chosen, time_us))
 
+    def factors_at(self, time_us: int) -> dict[str, float]:
+        """Factors of the leaves that follow the market at a grid time, by key path."""
+        return self._factors(self.set_at(time_us), time_us)
+
     def records(self, times_us: np.ndarray) -> Any:
         """Parameter record with a leading time axis; ``times_us`` are grid times."""
         each = [self._record(self.set_at(time), time) for time in times_us.tolist()]

@@ -11,7 +11,11 @@
 | ``select`` | constraints, frontier, knee, trust region, choice |
 | ``folds`` | walk-forward folds with purge |
 | ``calibrate`` | the whole, resumable |
+| ``standing`` | accounts of a run as they stand at single times, and the market then |
+| ``gradients``, ``sensitivities`` | slopes by autodiff of the kernels; tornado, starts |
+| ``nearest``, ``reverse_stress`` | the nearest scenario that liquidates much |
 | ``backtests`` | core-model and margin-adequacy backtests from the traces of a run |
+| ``coverage_study``, ``coverage_page`` | these backtests over several horizons, and their page |
 | ``linear`` | which parameters scale a charge, exactly or not |
-| ``verdict``, ``figures``, ``page`` | the report, from saved results |
+| ``verdict``, ``figures``, ``page``, ``study_page`` | the report, from saved results |
 """

@@ -17,6 +17,8 @@ from backtest.errors import ConfigError
 
 
 VIOLATIONS = "violations"
+WORST = 1e30
+"""Stands for what is infinite or missing."""
 
 
 class Sampler:
@@ -36,7 +38,7 @@ class Sampler:
     def __init__(
         self, method: str, space: Space, batch: int, seed: int, num_objectives: int
     ) -> None:
-        optuna = _optuna()
+        self._optuna = optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._asked = space, []
         self._distributions = {
@@ -73,10 +75,32 @@ class Sampler:
             values: objectives, smaller is better; infinite where there is none.
             violations: by how much each constraint is broken, at most 0 where it holds.
         """
-        worst = 1e30
         for trial, mine, broken in zip(self._asked, values, violations, strict=True):
-            trial.set_user_attr(VIOLATIONS, np.nan_to_num(broken, nan=worst, posinf=worst).tolist())
-            self._study.tell(trial, np.nan_to_num(mine, nan=worst, posinf=worst).tolist())
+            trial.set_user_attr(VIOLATIONS, _finite(broken))
+            self._study.tell(trial, _finite(mine))
+
+    def add(
+        self,
+        points: Float[np.ndarray, "candidate parameter"],
+        values: Float[np.ndarray, "candidate objective"],
+        violations: Float[np.ndarray, "candidate constraint"],
+    ) -> None:
+        """Points that were not asked for, and what they gave; see ``tell``."""
+        for point, mine, broken in zip(points.tolist(), values, violations, strict=True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as above
+                trial = self._optuna.trial.create_trial(
+                    params=dict(zip(self._space.names, point, strict=True)),
+                    distributions=self._distributions,
+                    values=_finite(mine),
+                    user_attrs={VIOLATIONS: _finite(broken)},
+                    system_attrs={"constraints": _finite(broken)},
+                )
+                self._study.add_trial(trial)
+
+
+def _finite(values: np.ndarray) -> list[float]:
+    return np.nan_to_num(values, nan=WORST, posinf=WORST).tolist()
 
 
 def _optuna() -> Any:

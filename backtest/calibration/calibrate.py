@@ -28,8 +28,11 @@ from backtest.calibration.designs import Points, grid, nested_boxes, sobol
 from backtest.calibration.evaluate import TODAY, Evaluator, Say
 from backtest.calibration.folds import folds
 from backtest.calibration.judgement import judge
-from backtest.calibration.saved import BUNDLE
+from backtest.calibration.nearest import Norm
+from backtest.calibration.reverse_stress import ReverseStress, reverse_stress, save
+from backtest.calibration.saved import BUNDLE, SENSITIVITIES
 from backtest.calibration.select import assess
+from backtest.calibration.sensitivities import sensitivity_table, starts
 from backtest.calibration.series import Series, joined, series_of
 from backtest.calibration.space import Space
 from backtest.claim import claim
@@ -37,6 +40,8 @@ from backtest.config import ReportSection, RunConfig, TracesSection
 from backtest.durable import disk_of, only_user, remove_left_overs, write_json, write_table
 from backtest.ensure import ensure_dataset
 from backtest.program import source_hash
+from backtest.report.reader import Results
+from backtest.report.reverse import has_reverse_stress
 
 
 CHOSEN, ONLY = "chosen", "only "
@@ -78,9 +83,13 @@ def calibrate(
         claim(out, _identity(config, base, space, dataset.fingerprint()), fresh)
         remove_left_overs(out)
         evaluator = Evaluator(config, base, space, out, workers=workers, say=say)
-        points, series = search(evaluator)
+        first = np.zeros((0, len(space.names)))
+        if config.gradients is not None:
+            first = starts(config, space, _slopes(config, base, space, out, say))
+        points, series = search(evaluator, first)
         found = judge(config, space, points, series)
         results = evaluator.replay(out / "runs" / BUNDLE, bundle(space, points[found.chosen]))
+        _reverse_stress(config, results, say)
         tables = found.tables(config, space)
         tables["bundle"] = _bundle_table(evaluator, results)
         for name, frame in tables.items():
@@ -107,22 +116,55 @@ def _identity(
     return content | {"run_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def search(evaluator: Evaluator) -> tuple[Points, Series]:
-    """All candidates and what they left behind; the first one is today's rules."""
+def _slopes(
+    config: CalibrationConfig, base: RunConfig, space: Space, out: Path, say: Say
+) -> pd.DataFrame:
+    """Sensitivities at today's rules; those that an interrupted calibration saved are reused."""
+    file = out / "tables" / f"{SENSITIVITIES}.parquet"
+    if not file.is_file():
+        say("gradients of margin and shortfall at today's rules")
+        found = sensitivity_table(config, base, space)
+        write_table(file, pa.Table.from_pandas(found, preserve_index=False))
+    return pd.read_parquet(file)
+
+
+def _reverse_stress(config: CalibrationConfig, results: Results, say: Say) -> None:
+    """Nearest scenarios under today's rules and the choice, kept with the run that verifies it."""
+    section = config.reverse_stress
+    if section is None or has_reverse_stress(results):
+        return
+    say("reverse stress: the nearest scenarios")
+    norm = Norm(section.price_sigma_frac, section.vol_sigma_frac, section.correlation)
+    asked = ReverseStress(
+        section.open_interest_frac,
+        section.fund_usd,
+        config.objectives.closing_cost_frac,
+        norm,
+        most_distance=section.most_distance,
+        accounts=section.accounts,
+    )
+    run = RunConfig.model_validate(results.manifest["config"])
+    both = run.model_copy(update={"parameter_sets": run.parameter_sets[:2]})
+    save(results.path, reverse_stress(both, asked))
+
+
+def search(evaluator: Evaluator, starts: Points) -> tuple[Points, Series]:
+    """All candidates and what they left behind: today's rules, the starts, those of the method."""
     config, space = evaluator.config, evaluator.space
     points: list[np.ndarray] = []
     parts: list[Series] = []
-    batches = _adaptive(evaluator, parts) if config.search.method in ADAPTIVE else _fixed(evaluator)
+    adaptive = config.search.method in ADAPTIVE
+    batches = _adaptive(evaluator, parts, starts) if adaptive else _fixed(evaluator)
     first = 0
     for number, mine in enumerate(batches):
         if first == 0:
-            mine = np.concatenate([space.now[None], mine])
+            mine = np.concatenate([space.now[None], starts, mine])
         parts.append(evaluator.batch(number, first, mine))
         points.append(mine)
         first += len(mine)
         walk = config.walk_forward
         folds(parts[0].blocks, config.objectives.block, walk)  # a short window is refused at once
-        evaluator.say(f"{first - 1:,} of {_count(config):,} candidates")
+        evaluator.say(f"{first - 1:,} of {_count(config) + len(starts):,} candidates")
     return np.concatenate(points), joined(parts)
 
 
@@ -146,7 +188,7 @@ def _fixed(evaluator: Evaluator) -> Iterator[Points]:
         yield found[start : start + config.search.batch]
 
 
-def _adaptive(evaluator: Evaluator, parts: list[Series]) -> Iterator[Points]:
+def _adaptive(evaluator: Evaluator, parts: list[Series], starts: Points) -> Iterator[Points]:
     """Batches of a sampler that is told what the first training stretch gave, and no more.
 
     Later stretches are those on which choices are tried: a search that had seen them would not be
@@ -163,6 +205,9 @@ def _adaptive(evaluator: Evaluator, parts: list[Series]) -> Iterator[Points]:
         yield asked
         first = folds(parts[0].blocks, judged.block, config.walk_forward)[0]
         seen = assess(joined(parts).cut(first.train), config)
+        if left == config.search.candidates and len(starts):
+            known = slice(1, 1 + len(starts))
+            sampler.add(starts, seen.matrix(names)[known], seen.violations[known])
         mine = slice(-len(asked), None)
         sampler.tell(seen.matrix(names)[mine], seen.violations[mine])
         left -= len(asked)

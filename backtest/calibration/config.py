@@ -145,6 +145,44 @@ class OverfittingSection(Section):
         return value
 
 
+class GradientSection(Section):
+    """Slopes of margin and of a smoothed shortfall at today's rules; the search starts along them.
+
+    ``accounts`` drawn, at ``times`` of the first training stretch; the loss is that of ``horizon``.
+    """
+
+    accounts: Annotated[int, Field(ge=1)] = 512
+    times: Annotated[int, Field(ge=1, le=1_000)] = 4
+    horizon: str = "1D"
+    smoothing_frac: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Width over which the shortfall is smoothed, of gross notional."""
+    step_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Finite change that stands beside each slope."""
+    starts: Annotated[int, Field(ge=0, le=64)] = 2
+    """Candidates along the gradient, besides those of the method."""
+
+    @field_validator("horizon")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        return _duration(value)
+
+
+class ReverseStressSection(Section):
+    """The nearest move that liquidates a share of open interest or empties the fund.
+
+    Today's rules and the choice; accounts as they stand at the first time of the run. The distance
+    counts typical moves of prices and, relative, of volatilities.
+    """
+
+    open_interest_frac: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.05, 0.25)
+    fund_usd: Annotated[float, Field(ge=0.0)] | None = None
+    price_sigma_frac: Annotated[float, Field(gt=0.0)] = 0.04
+    vol_sigma_frac: Annotated[float, Field(gt=0.0)] = 0.15
+    correlation: Annotated[float, Field(gt=-1.0, lt=1.0)] = 0.0
+    most_distance: Annotated[float, Field(gt=0.0)] = 10.0
+    accounts: Annotated[int, Field(ge=1)] | None = None
+
+
 class CalibrationConfig(Section):
     """A whole calibration; see the examples in ``configs/``."""
 
@@ -162,6 +200,8 @@ class CalibrationConfig(Section):
     trust_region: TrustRegionSection | None = None
     bootstrap: BootstrapSection = BootstrapSection()
     overfitting: OverfittingSection = OverfittingSection()
+    gradients: GradientSection | None = None
+    reverse_stress: ReverseStressSection | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> "CalibrationConfig":

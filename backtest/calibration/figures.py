@@ -9,9 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from backtest.calibration.config import Objective
-from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.saved import SENSITIVITIES, TITLES, Saved
 from backtest.report import text, theme
 from backtest.report.figures_margin import figure_break_even, figure_elasticities
+from backtest.report.reverse import figure_reverse_stress, has_reverse_stress
+
+
+MOST_BARS = 14
+"""Parameters of a tornado."""
 
 
 def figure_frontier(saved: Saved) -> Figure:
@@ -130,6 +135,47 @@ def figure_overfitting(saved: Saved) -> Figure:
     return figure
 
 
+def figure_slopes(saved: Saved) -> Figure:
+    """Tornado: what each parameter moves, by finite changes and by its gradient."""
+    table = saved.tables[SENSITIVITIES]
+    step = float(table["step_frac"].iloc[0])
+    names, sizes = table["parameter"].to_numpy(), {}
+    for objective in ("margin", "shortfall"):
+        base = float(table[f"{objective}_usd"].iloc[0]) or 1.0
+        columns = [f"{objective}_{k}_usd" for k in ("down", "up", "slope")]
+        sizes[objective] = table[columns].to_numpy(float) / base
+    most = np.max([np.abs(x[:, :2]).max(axis=1) for x in sizes.values()], axis=0)
+    shown = [k for k in np.argsort(-np.nan_to_num(most)) if most[k] > 0.0][:MOST_BARS]
+    if not shown:
+        return theme.empty_figure("Slopes at today's rules", "No parameter moves anything")
+    title = (
+        f"Margin and shortfall move most with {theme.label(str(names[shown[0]]), 40)}: changes for "
+        f"{text.MINUS}{text.percent(step)} and +{text.percent(step)}"
+    )
+    with mpl.rc_context(theme.style()):
+        figure, grid = theme.new_figure(title, 1.3 + 0.26 * len(shown), 1, 2, sharey=True)
+        rows = np.arange(len(shown))
+        words = ("Margin, change / today's", "Smoothed shortfall, change / today's")
+        for axis, values, heading in zip(grid[0], sizes.values(), words, strict=True):
+            down, up, slope = values[shown].T
+            for side, change in enumerate((down, up)):
+                color = theme.SET_COLORS[side]
+                label = f"{(text.MINUS, '+')[side]}{text.percent(step)}"
+                place = rows + 0.19 * (2 * side - 1)
+                axis.barh(place, change, height=0.36, color=color, label=label)
+                at = (2 * side - 1) * step * slope
+                label = "by the gradient" if side else None
+                axis.plot(at, place, "D", color=theme.INK, markersize=3.4, label=label)
+            axis.axvline(0.0, color=theme.MUTED, linewidth=0.9)
+            axis.set_title(heading)
+            axis.grid(visible=False, axis="y")
+            theme.percent_axis(axis, "x")
+        grid[0, 0].set_yticks(rows, [theme.label(str(names[k]), 30) for k in shown])
+        grid[0, 0].set_ylim(len(shown) - 0.4, -0.6)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Saved], Any]] = {
     "frontier": figure_frontier,
     "walk": figure_walk,
@@ -137,4 +183,15 @@ FIGURES: dict[str, Callable[[Saved], Any]] = {
     "break_even": lambda saved: figure_break_even(saved.bundle),
     "elasticities": lambda saved: figure_elasticities(saved.bundle),
 }
-"""Figures of the page by file name."""
+"""Figures of every page by file name."""
+
+TABLE_FIGURES: dict[str, Callable[[Saved], Any]] = {SENSITIVITIES: figure_slopes}
+"""Figures of what a calibration was asked for, by the table that they draw."""
+
+
+def figures_of(saved: Saved) -> dict[str, Callable[[Saved], Any]]:
+    """Figures of the page of a calibration by file name."""
+    found = FIGURES | {k: draw for k, draw in TABLE_FIGURES.items() if k in saved.tables}
+    if has_reverse_stress(saved.bundle):
+        found["reverse_stress"] = lambda saved: figure_reverse_stress(saved.bundle)
+    return found

@@ -6,14 +6,15 @@ from typing import Any
 import pandas as pd
 
 from backtest.calibration.config import OBJECTIVES, Objective
-from backtest.calibration.figures import FIGURES
+from backtest.calibration.figures import figures_of
 from backtest.calibration.linear import scaling_of
-from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.saved import SENSITIVITIES, TITLES, Saved
 from backtest.calibration.study_page import study_page
 from backtest.calibration.verdict import caveats, points, sentence, show
 from backtest.durable import write_bytes
 from backtest.report import cells, frames, text, theme
 from backtest.report.cells import Cell, Column, PageTable, page_table
+from backtest.report.reverse import has_reverse_stress, reverse_section
 from backtest.report.section import Picture, Section, number_cell
 
 
@@ -25,7 +26,7 @@ def build_page(folder: str | Path) -> Path:
     saved = Saved(folder)
     target = saved.path / "report"
     pictures = {}
-    for name, draw in FIGURES.items():
+    for name, draw in figures_of(saved).items():
         figure = draw(saved)
         pictures[name] = theme.to_svg(figure, name)
         write_bytes(target / f"{name}.png", theme.to_png(figure))
@@ -66,7 +67,12 @@ def _facts(saved: Saved) -> list[tuple[str, str]]:
 
 def sections(saved: Saved) -> list[Section]:
     """Sections in reading order."""
-    return [_frontier(saved), _choice(saved), _walk(saved), _meters(saved), _curves(saved)]
+    found = [_frontier(saved), _choice(saved), _walk(saved), _meters(saved), _curves(saved)]
+    if SENSITIVITIES in saved.tables:
+        found.append(_slopes(saved))
+    if has_reverse_stress(saved.bundle):
+        found.append(reverse_section(saved.bundle))
+    return found
 
 
 def _objective_columns(names: tuple[Objective, ...]) -> list[Column]:
@@ -198,6 +204,38 @@ def _curves(saved: Saved) -> Section:
         [
             Picture("break_even", "At multiplier 1: as replayed."),
             Picture("elasticities", "Accounts that flip if a charge is a tenth smaller or larger."),
+        ],
+        [table],
+    )
+
+
+def _slopes(saved: Saved) -> Section:
+    section = saved.config["gradients"]
+    frame = frames.ordered(saved.tables[SENSITIVITIES], ["is_searched"], [False])
+    step = text.percent(section["step_frac"])
+    columns = [Column("parameter", "Parameter")]
+    for name in ("margin", "shortfall"):
+        head = name.capitalize()
+        columns += [
+            Column(f"{name}_slope_usd", f"{head}, slope", cells.money, "USD for 100 %"),
+            Column(f"{name}_down_usd", head, cells.money, f"USD for {text.MINUS}{step}"),
+            Column(f"{name}_up_usd", head, cells.money, f"USD for +{step}"),
+        ]
+    table = page_table(frame, columns, "Slopes of every parameter", MOST_ROWS, folded=True)
+    count = text.number(int(frame["accounts"].iloc[0]))
+    return Section(
+        "slopes",
+        "What each parameter moves",
+        f"Gradients at today's rules through the kernels of the replay, over {count} account-times "
+        "of the first training stretch. Shortfall: what the loss of "
+        f"{section['horizon']} leaves uncovered of the margin at its start, smoothed over "
+        f"{text.percent(section['smoothing_frac'])} of gross notional.",
+        [
+            Picture(
+                SENSITIVITIES,
+                "Bars: the change computed again; marks: the gradient's. They part where margin "
+                "has a kink: of charges that compete only the largest counts.",
+            )
         ],
         [table],
     )

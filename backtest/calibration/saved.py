@@ -15,6 +15,8 @@ from backtest.report.reader import Results
 
 BUNDLE = "bundle"
 """Folder of the run that verifies the choice: today, the choice, each of its moves alone."""
+SENSITIVITIES = "sensitivities"
+"""Table of slopes at today's rules, where a calibration asks for gradients."""
 TITLES: dict[Objective, str] = {
     "frequency": "Accounts liquidated per account-day",
     "episodes": "Liquidation episodes per account-day",
