@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import theme
-from .attribution import has_units
+from .attribution import figure_shapley, has_units
 from .figures import FIGURES, LIQUIDATION_FIGURES, figure_flips, figure_parameter_paths
 from .html import render
 from .liquidations import has_liquidations
@@ -61,6 +61,8 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
     if has_liquidations(results):
         drawn |= {name: draw(results) for name, draw in LIQUIDATION_FIGURES.items()}
+    if has_units(results):
+        drawn["shapley"] = figure_shapley(results)
     if has_benchmarks(results):
         drawn["procyclicality"] = figure_procyclicality(results)
     if has_reverse_stress(results):
@@ -79,8 +81,6 @@ def _write_figures(results: Results, folder: Path) -> dict[str, str]:
 def _is_shown(name: str, results: Results) -> bool:
     if name == "flips":
         return bool(results.challengers)
-    if name == "shapley":
-        return has_units(results)
     # Of an account that is liquidated nobody knows what it would have done.
     return name != "roc" or not has_liquidations(results)
 

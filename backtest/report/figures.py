@@ -4,10 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from .attribution import (
-    figure_daily_change as figure_daily_change,
-    figure_shapley as figure_shapley,
-)
+from .attribution import figure_daily_change as figure_daily_change
 from .figures_accounts import (
     figure_flips as figure_flips,
     figure_frequency as figure_frequency,
@@ -41,7 +38,6 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "charges_of_liquidated": figure_charges_of_liquidated,
     "charges_by_time": figure_charges_by_time,
     "worst_margin_levels": figure_levels,
-    "shapley": figure_shapley,
     "daily_change": figure_daily_change,
     "break_even": figure_break_even,
     "elasticities": figure_elasticities,

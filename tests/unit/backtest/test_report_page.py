@@ -191,7 +191,7 @@ def test_nothing_scored(tmp_path: Path):
 def test_account_names_are_escaped(tmp_path: Path):
     spec = Spec(accounts=150, times=40, account_prefix="<b>&\"'")
     results = Results(write_results(tmp_path, spec))
-    source = render(results, dict.fromkeys(FIGURES, "<svg></svg>"))
+    source = render(results, dict.fromkeys([*FIGURES, "procyclicality"], "<svg></svg>"))
     assert "&lt;b&gt;&amp;" in source
     assert "<b>" not in source
 
@@ -240,7 +240,12 @@ def test_labels_are_safe_to_draw(name: str):
 
 def test_report_reads_saved_results_only():
     banned = {"jax", "kernels", "dask", "distributed", "equinox"}
-    allowed = {"backtest.errors", "backtest.report", "backtest.statistics.frequency_curve"}
+    statistics = ("attribution", "frequency_curve", "procyclicality")
+    allowed = {
+        "backtest.errors",
+        "backtest.report",
+        *(f"backtest.statistics.{n}" for n in statistics),
+    }
     for file in Path(backtest.report.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = []
