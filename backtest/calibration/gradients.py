@@ -265,7 +265,7 @@ def _moments(market: MarketWindow, contracts: Contract) -> tuple[Moment, Moment]
     quotes = Quote(**{name: getattr(market, name) for name in fields})
     now_s, usd = market.times_us / MICROS, market.currency_usd
     found = priced_features(contracts, quotes, now_s, usd)
-    features, order_terms = (np.asarray(x) for x in found)
+    features, order_terms = (np.moveaxis(np.asarray(x), -1, 0) for x in found)
     filled = jax.tree.map(lambda x: np.nan_to_num(x, nan=1.0), quotes)
     whole = Moment(
         now_s,
