@@ -85,7 +85,10 @@ class Sampler:
         values: Float[np.ndarray, "candidate objective"],
         violations: Float[np.ndarray, "candidate constraint"],
     ) -> None:
-        """Points that were not asked for, and what they gave; see ``tell``."""
+        """Points that were not asked for, and what they gave; see ``tell``.
+
+        TPE learns from them. NSGA-II breeds from its own generations alone.
+        """
         for point, mine, broken in zip(points.tolist(), values, violations, strict=True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # as above

@@ -22,6 +22,7 @@ from backtest.calibration.config import (
     ADAPTIVE,
     OBJECTIVES,
     CalibrationConfig,
+    ReverseStressSection,
     today_file,
 )
 from backtest.calibration.designs import Points, grid, nested_boxes, sobol
@@ -89,7 +90,8 @@ def calibrate(
         points, series = search(evaluator, first)
         found = judge(config, space, points, series)
         results = evaluator.replay(out / "runs" / BUNDLE, bundle(space, points[found.chosen]))
-        _reverse_stress(config, results, say)
+        if config.reverse_stress is not None:
+            _reverse_stress(config, config.reverse_stress, results, say)
         tables = found.tables(config, space)
         tables["bundle"] = _bundle_table(evaluator, results)
         for name, frame in tables.items():
@@ -128,10 +130,11 @@ def _slopes(
     return pd.read_parquet(file)
 
 
-def _reverse_stress(config: CalibrationConfig, results: Results, say: Say) -> None:
+def _reverse_stress(
+    config: CalibrationConfig, section: ReverseStressSection, results: Results, say: Say
+) -> None:
     """Nearest scenarios under today's rules and the choice, kept with the run that verifies it."""
-    section = config.reverse_stress
-    if section is None or has_reverse_stress(results):
+    if has_reverse_stress(results):
         return
     say("reverse stress: the nearest scenarios")
     norm = Norm(section.price_sigma_frac, section.vol_sigma_frac, section.correlation)
@@ -148,7 +151,9 @@ def _reverse_stress(config: CalibrationConfig, results: Results, say: Say) -> No
     save(results.path, reverse_stress(both, asked))
 
 
-def search(evaluator: Evaluator, starts: Points) -> tuple[Points, Series]:
+def search(
+    evaluator: Evaluator, starts: Float[np.ndarray, "start parameter"]
+) -> tuple[Points, Series]:
     """All candidates and what they left behind: today's rules, the starts, those of the method."""
     config, space = evaluator.config, evaluator.space
     points: list[np.ndarray] = []

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from backtest.calibration import objectives
+from backtest.calibration.adaptive import Sampler
 from backtest.calibration.config import ParameterSection, WalkForwardSection, load_calibration
 from backtest.calibration.designs import nested_boxes, sobol
 from backtest.calibration.folds import folds
@@ -195,3 +196,30 @@ def test_what_scales_a_charge():
     assert not moves.exact
     assert scaling_of(["mr6.factor"], known) is not None
     assert scaling_of(["levels.warning"], known) is None
+
+
+def test_a_sampler_learns_from_points_that_it_did_not_ask_for():
+    """It asks nearer to the least of a bowl than one that only knows a far corner."""
+    pytest.importorskip("optuna")
+    space = Space.of([parameter(), parameter(name="q", leaves=BASIS)], PARAMS)
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        return ((points - 0.6) ** 2).sum(axis=1)
+
+    def asked_after(known: np.ndarray) -> np.ndarray:
+        sampler = Sampler("tpe", space, 8, seed=5, num_objectives=1)
+        sampler.add(known, distance(known)[:, None], np.full((len(known), 1), -1.0))
+        found = []
+        for _ in range(4):
+            found.append(sampler.ask(8))
+            sampler.tell(distance(found[-1])[:, None], np.full((8, 1), -1.0))
+        points = np.concatenate(found)
+        assert (points >= space.low).all()
+        assert (points <= space.high).all()
+        return points
+
+    draw = np.random.default_rng(2)
+    near, far = (centre + draw.uniform(-0.05, 0.05, (16, 2)) for centre in (0.6, 1.4))
+    assert np.array_equal(asked_after(near), asked_after(near))
+    last = slice(8, None)
+    assert distance(asked_after(near)[last]).mean() < distance(asked_after(far)[last]).mean()
