@@ -84,7 +84,7 @@ class Loader:
             portfolios.snapshot,
             context.axis(snapshot_us).terms,
             context.currencies,
-            np.asarray(tables.features[0]),
-            np.asarray(tables.currency_usd[0]),
+            np.asarray(tables.features[..., 0]),
+            np.asarray(tables.currency_usd[..., 0]),
         )
         return portfolios.only(~(equity < least))

@@ -325,9 +325,9 @@ class _Market:
         priced = context.priced(window)[s]
         self.priced = replace(priced, tables=priced.exact or priced.tables, exact=None)
         count, tables = len(self.axis.terms.kind), self.priced.tables
-        self.features = np.asarray(tables.features[self.at])[:count]
-        self.currency_usd = np.asarray(tables.currency_usd[self.at])
-        _, self.worth_usd, self.resting = np.asarray(tables.order_terms[self.at])[:count].T
+        self.features = np.asarray(tables.features[..., self.at])[:count]
+        self.currency_usd = np.asarray(tables.currency_usd[..., self.at])
+        _, self.worth_usd, self.resting = np.asarray(tables.order_terms[..., self.at])[:count].T
 
     def winners(
         self, sides: dict[str, float], touched: set[str], left: dict[tuple[str, int], float]
