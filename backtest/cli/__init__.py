@@ -33,11 +33,11 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "run": Entry("run", "run", "Replay history under every parameter set, save results, report."),
+    "run": Entry("run", "run", "Replay history under every parameter set, save, report."),
     "report": Entry("report", "report", "Rebuild the report of a run from its saved results."),
     "compare": Entry("report", "compare", "Compare two parameter sets of a run."),
     "calibrate": Entry(
-        "calibrate", "calibrate", "Search parameter levels; choose on bounds, try out of sample."
+        "calibrate", "calibrate", "Search parameter levels, choose on bounds, walk forward."
     ),
     "backtest": Entry("backtest", "backtest", "Margin against the losses of frozen portfolios."),
     "reverse-stress": Entry(
