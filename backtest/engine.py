@@ -197,10 +197,9 @@ class Engine:
         if not len(who):
             return result
         some = some_of(batch, who)
-        exact = WindowTables(priced.exact, priced.params)
         part = jax.tree.map(lambda x: x[..., who], (state, debts and debts.ledger))
         moving = None if debts is None else Debts(part[1], debts.hours, debts.converts)
-        settled = self.replay(some, part[0], exact, segment[who], time_ids, moving)
+        settled = self.replay(some, part[0], priced.in_float64, segment[who], time_ids, moving)
         before = self._summed(
             some, result.scores.of(who), result.codes[:, who], segment[who], priced
         )
@@ -239,11 +238,9 @@ class Engine:
         A number of whole blocks. Accelerators take the whole batch where it fits, in powers of two,
         so that few sizes are compiled.
         """
-        count, block = len(self.devices), self._block_accounts(batch, num_times)
-        if self._tile_accounts is None and self._accelerates:
-            needed = 1 << (-(-len(batch.accounts) // count) - 1).bit_length()
-            return min(block, max(LEAST_TILE, needed)) * count
-        return -(-(self._tile_accounts or TILE_ACCOUNTS) // block) * block * count
+        block = self._block_accounts(batch, num_times)
+        wanted = self._tile_accounts or (block if self._accelerates else TILE_ACCOUNTS)
+        return -(-wanted // block) * block * len(self.devices)
 
     @property
     def _accelerates(self) -> bool:
@@ -252,7 +249,9 @@ class Engine:
     def _block_accounts(self, batch: Batch, num_times: int) -> int:
         """Accounts a block and device, of a window of some times; at most a tile."""
         if self._accelerates:
-            block = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+            most = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+            needed = 1 << (-(-len(batch.accounts) // len(self.devices)) - 1).bit_length()
+            block = min(most, max(LEAST_TILE, needed))
         else:
             narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
             block = max(8, 1 << (BLOCK_ACCOUNT_TIMES // narrowing // num_times).bit_length() - 1)
@@ -294,7 +293,7 @@ class Engine:
                 segment,
                 valid,
                 num_segments=self.num_segments,
-                blocks=Blocks(max(1, padded // block), len(self.devices)),
+                blocks=Blocks(padded // block, len(self.devices)),
             )
 
         first, *later = priced.eras

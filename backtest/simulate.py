@@ -125,7 +125,7 @@ class WindowSimulation:
     ) -> None:
         context = simulator.context
         self.simulator, self.window = simulator, window
-        self.priced = replace(priced, tables=priced.exact or priced.tables, exact=None)
+        self.priced = priced.in_float64
         self.snapshot, self.segment, self.ledger = snapshot, segment, ledger
         self.axis = context.axis(window.snapshot_us)
         self.time_ids = context.time_ids(window)

@@ -322,8 +322,7 @@ class _Market:
         self.context, self.set, self.window = context, s, window
         self.axis = context.axis(window.snapshot_us)
         self.at = int(np.searchsorted(context.plan.times_us, now_us)) - window.first
-        priced = context.priced(window)[s]
-        self.priced = replace(priced, tables=priced.exact or priced.tables, exact=None)
+        self.priced = context.priced(window)[s].in_float64
         count, tables = len(self.axis.terms.kind), self.priced.tables
         self.features = np.asarray(tables.features[..., self.at])[:count]
         self.currency_usd = np.asarray(tables.currency_usd[..., self.at])

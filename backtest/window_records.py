@@ -33,6 +33,11 @@ class WindowTables:
         return model_of(self.params)
 
     @cached_property
+    def in_float64(self) -> "WindowTables":
+        """The same with every scenario in float64."""
+        return self if self.exact is None else WindowTables(self.exact, self.params)
+
+    @cached_property
     def eras(self) -> list[np.ndarray]:
         """Times in a row under the same tier tables, as masks over the window's times."""
         found = jax.tree.leaves(self.params, is_leaf=_is_tier_table)

@@ -9,7 +9,7 @@ from backtest import run as runs
 from backtest.api.results import RunResults
 from backtest.calibration import calibrate as search
 from backtest.calibration.config import CalibrationConfig, load_calibration
-from backtest.calibration.figures import FIGURES
+from backtest.calibration.figures import figures_of
 from backtest.calibration.saved import Saved
 from backtest.config import RunConfig, load_config
 from backtest.errors import ConfigError
@@ -73,7 +73,7 @@ class CalibrationResults(Saved):
     @property
     def figure_names(self) -> list[str]:
         """Names that ``figure`` takes."""
-        return list(FIGURES)
+        return list(figures_of(self))
 
     def figure(self, name: str) -> Figure:
         """A figure of the calibration's page.
@@ -81,9 +81,10 @@ class CalibrationResults(Saved):
         Raises:
             ConfigError: there is none of that name; lists those there are.
         """
-        if name not in FIGURES:
-            raise ConfigError(f"no figure '{name}'; allowed: {', '.join(FIGURES)}")
-        return FIGURES[name](self)
+        drawers = figures_of(self)
+        if name not in drawers:
+            raise ConfigError(f"no figure '{name}'; allowed: {', '.join(drawers)}")
+        return drawers[name](self)
 
 
 def calibrate(

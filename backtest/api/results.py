@@ -1,7 +1,7 @@
 """Saved results of a run as tables, pictures, comparisons and explanations."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +25,6 @@ from backtest.report import figures, reader
 from backtest.report.build import build_report
 from backtest.report.compare import flip_table, flipped_accounts
 from backtest.report.comparison import comparison
-from backtest.report.liquidations import has_liquidations
-from backtest.report.paths import sets_with_paths
 from backtest.report.tables import all_tables, summary_table
 
 
@@ -137,7 +135,7 @@ class RunResults(reader.Results):
     @property
     def figure_names(self) -> list[str]:
         """Names that ``figure`` takes for this run."""
-        return list(self._drawers())
+        return list(figures.shown(self))
 
     def figure(self, name: str) -> Figure:
         """A figure of the report.
@@ -145,23 +143,10 @@ class RunResults(reader.Results):
         Raises:
             ConfigError: there is none of that name; lists those there are.
         """
-        drawers = self._drawers()
+        drawers = figures.shown(self)
         if name not in drawers:
             raise ConfigError(f"no figure '{name}'; this run has {', '.join(drawers)}")
         return drawers[name](self)
-
-    def _drawers(self) -> dict[str, Callable[[reader.Results], Figure]]:
-        found = dict(figures.FIGURES)
-        if not self.challengers:
-            del found["flips"]
-        if has_liquidations(self):
-            found |= figures.LIQUIDATION_FIGURES
-            del found["roc"]
-        if sets_with_paths(self):
-            found["parameter_paths"] = lambda r: figures.figure_parameter_paths(
-                r, sets_with_paths(r)[0]
-            )
-        return found
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:

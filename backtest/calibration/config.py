@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from backtest.calibration.nearest import MOST_DISTANCE, OPEN_INTEREST_FRAC, Norm
 from backtest.config import RunConfig, Section, load_config
 from backtest.config_errors import explain, read_toml
 from backtest.errors import ConfigError
@@ -174,12 +175,12 @@ class ReverseStressSection(Section):
     counts typical moves of prices and, relative, of volatilities.
     """
 
-    open_interest_frac: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.05, 0.25)
+    open_interest_frac: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = OPEN_INTEREST_FRAC
     fund_usd: Annotated[float, Field(ge=0.0)] | None = None
-    price_sigma_frac: Annotated[float, Field(gt=0.0)] = 0.04
-    vol_sigma_frac: Annotated[float, Field(gt=0.0)] = 0.15
-    correlation: Annotated[float, Field(gt=-1.0, lt=1.0)] = 0.0
-    most_distance: Annotated[float, Field(gt=0.0)] = 10.0
+    price_sigma_frac: Annotated[float, Field(gt=0.0)] = Norm.price_sigma_frac
+    vol_sigma_frac: Annotated[float, Field(gt=0.0)] = Norm.vol_sigma_frac
+    correlation: Annotated[float, Field(gt=-1.0, lt=1.0)] = Norm.correlation
+    most_distance: Annotated[float, Field(gt=0.0)] = MOST_DISTANCE
     accounts: Annotated[int, Field(ge=1)] | None = None
 
 

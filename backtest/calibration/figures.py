@@ -192,6 +192,6 @@ TABLE_FIGURES: dict[str, Callable[[Saved], Any]] = {SENSITIVITIES: figure_slopes
 def figures_of(saved: Saved) -> dict[str, Callable[[Saved], Any]]:
     """Figures of the page of a calibration by file name."""
     found = FIGURES | {k: draw for k, draw in TABLE_FIGURES.items() if k in saved.tables}
-    if has_reverse_stress(saved.bundle):
+    if saved.is_verified and has_reverse_stress(saved.bundle):
         found["reverse_stress"] = lambda saved: figure_reverse_stress(saved.bundle)
     return found

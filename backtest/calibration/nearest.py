@@ -23,6 +23,10 @@ Measure = Callable[[np.ndarray], np.ndarray]
 """Numbers of some scenarios, [scenario, number]."""
 LOWEST = -0.95
 """No scenario takes more of a price or of a volatility."""
+MOST_DISTANCE = 10.0
+"""Furthest distance looked at where none is given, typical moves."""
+OPEN_INTEREST_FRAC = (0.05, 0.25)
+"""Shares of open interest looked for where none are given."""
 POINTS_REFINED = 8
 """Parts that a crossing is cut into, twice."""
 
@@ -32,12 +36,13 @@ class Norm:
     """How far a scenario is from no move.
 
     Attributes:
-        price_sigma_frac, vol_sigma_frac: a typical price move, and relative move of volatility.
+        price_sigma_frac, vol_sigma_frac: a typical price move, and relative move of volatility, of
+            a day; assumed where none are given.
         correlation: between the two, above -1 and below 1.
     """
 
-    price_sigma_frac: float
-    vol_sigma_frac: float
+    price_sigma_frac: float = 0.04
+    vol_sigma_frac: float = 0.15
     correlation: float = 0.0
 
     def distance(self, points: Points) -> Float[np.ndarray, " scenario"]:

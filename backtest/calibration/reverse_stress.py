@@ -12,7 +12,7 @@ References:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,14 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float
 
-from backtest.calibration.nearest import Norm, Points, cast, nearest
+from backtest.calibration.nearest import (
+    MOST_DISTANCE,
+    OPEN_INTEREST_FRAC,
+    Norm,
+    Points,
+    cast,
+    nearest,
+)
 from backtest.calibration.standing import Standing
 from backtest.config import RunConfig
 from backtest.durable import write_table
@@ -44,10 +51,6 @@ TABLE, NET_TABLE = "reverse_stress", "reverse_stress_net"
 """Tables of ``report_data``: the nearest scenarios, and all that were looked at."""
 
 
-TYPICAL = Norm(price_sigma_frac=0.04, vol_sigma_frac=0.15)
-"""Typical moves of a day where none are given: assumed."""
-
-
 @dataclass(frozen=True)
 class ReverseStress:
     """What is asked.
@@ -61,11 +64,11 @@ class ReverseStress:
         accounts: about how many are drawn, None = all.
     """
 
-    open_interest_frac: tuple[float, ...] = (0.05, 0.25)
+    open_interest_frac: tuple[float, ...] = OPEN_INTEREST_FRAC
     fund_usd: float | None = None
     closing_cost_frac: float = 0.0
-    norm: Norm = TYPICAL
-    most_distance: float = 10.0
+    norm: Norm = field(default_factory=Norm)
+    most_distance: float = MOST_DISTANCE
     rays: int = 24
     radii: int = 15
     accounts: int | None = None

@@ -63,6 +63,11 @@ class Saved:
         files = sorted((self.path / "tables").glob("*.parquet"))
         return {file.stem: pd.read_parquet(file) for file in files}
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether the run that verifies the choice is there."""
+        return (self.path / "runs" / BUNDLE).is_dir()
+
     @cached_property
     def bundle(self) -> Results:
         """The run that verifies the choice."""

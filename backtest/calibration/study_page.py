@@ -5,18 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-import backtest.report
-from backtest.report import theme
 from backtest.report.section import Section
+from backtest.report.template import page
 
 
-_TEMPLATES = [
-    Path(__file__).parent / "templates",
-    Path(backtest.report.__path__[0]) / "templates",
-]
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def study_page(
@@ -48,14 +41,10 @@ def study_page(
         config: the resolved configuration.
         footer: where the files are.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.j2").render(
+    return page(
+        "study.html.j2",
+        pictures,
+        _TEMPLATES,
         kind=kind,
         first=first,
         title=title,
@@ -64,8 +53,6 @@ def study_page(
         points=points,
         caveats=caveats,
         sections=sections,
-        pictures={name: Markup(svg) for name, svg in pictures.items()},
         config=json.dumps(config, indent=2, ensure_ascii=False),
-        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
         footer=footer,
     )

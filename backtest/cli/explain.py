@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from backtest.cli.margin import console, plain
-from backtest.errors import ConfigError
+from backtest.errors import ConfigError, DataError
 
 
 def explain(
@@ -55,7 +55,7 @@ def explain(
 
     Results(folder)
     if since is not None:
-        _print_change(folder, account, parse_account_time(f"{account}@{since}")[1], time, set_name)
+        _print_change(folder, account, utc_time(since, "--since"), time, set_name)
         return
     found = explain_portfolio(folder, account, time, set_name)
     if as_json:
@@ -105,13 +105,23 @@ def parse_account_time(text: str) -> tuple[str, pd.Timestamp]:
     allowed = "allowed: ACCOUNT@TIME, for example A0000042@2025-03-09T12:00Z"
     if not (account and at and written):
         raise ConfigError(f"'{text}' has no account and time; {allowed}")
+    return account, utc_time(written, f"'{text}'", allowed)
+
+
+def utc_time(
+    written: str, named: str, allowed: str = "allowed: a time such as 2025-03-09T12:00Z"
+) -> pd.Timestamp:
+    """A UTC time; one without an offset is UTC.
+
+    Raises:
+        ConfigError: it is none; says where it stands (``named``) and what is allowed.
+    """
+    from backtest.dataset import utc  # slow to import
+
     try:
-        time = pd.Timestamp(written)
-    except ValueError:
-        time = None
-    if not isinstance(time, pd.Timestamp):
-        raise ConfigError(f"'{written}' in '{text}' is no time; {allowed}")
-    return account, time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+        return utc(written)
+    except (ValueError, DataError):
+        raise ConfigError(f"'{written}' in {named} is no time; {allowed}") from None
 
 
 def _as_dict(account: str, found: Any) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Command ``pmstress reverse-stress``: the nearest move that liquidates much."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from backtest.errors import ConfigError
+from backtest.calibration.nearest import MOST_DISTANCE, OPEN_INTEREST_FRAC, Norm
+from backtest.cli.explain import utc_time
 
 
 def reverse_stress(
@@ -33,44 +34,49 @@ def reverse_stress(
     ] = 0.0,
     price_sigma: Annotated[
         float, typer.Option("--price-sigma", min=1e-6, metavar="FRAC", help="A typical price move.")
-    ] = 0.04,
+    ] = Norm.price_sigma_frac,
     vol_sigma: Annotated[
         float,
         typer.Option(
             "--vol-sigma", min=1e-6, metavar="FRAC", help="A typical relative volatility move."
         ),
-    ] = 0.15,
+    ] = Norm.vol_sigma_frac,
     correlation: Annotated[
         float, typer.Option("--correlation", min=-0.99, max=0.99, help="Between the two.")
-    ] = 0.0,
+    ] = Norm.correlation,
     most: Annotated[
         float, typer.Option("--most", min=0.1, metavar="N", help="Furthest distance looked at.")
-    ] = 10.0,
+    ] = MOST_DISTANCE,
     accounts: Annotated[
         int | None, typer.Option("--accounts", min=1, metavar="N", help="About so many; all.")
     ] = None,
 ) -> None:
-    """Find the nearest move of prices and volatilities that liquidates much; add it to the report.
+    """Find the nearest move that liquidates much; add it to the report of the run.
 
-    Distance counts typical moves, sqrt((a2 - 2 r a b + b2) / (1 - r2)) with a and b the moves over
-    their typical sizes and r their correlation. Nothing reacts to the move: first round only.
+    Moves are of prices and volatilities. Distance counts typical moves,
+    sqrt((a2 - 2 r a b + b2) / (1 - r2)) with a and b the moves over their
+    typical sizes and r their correlation. Nothing reacts to the move: this is
+    the first round only.
 
-    Example: pmstress reverse-stress build/runs/demo --open-interest 0.1 --fund-usd 10000000
+    Example: pmstress reverse-stress build/runs/demo --open-interest 0.1
     """
-    from backtest.calibration.nearest import Norm  # slow to import
-    from backtest.calibration.reverse_stress import ReverseStress, reverse_stress as search, save
+    from backtest.calibration.reverse_stress import (  # slow to import
+        ReverseStress,
+        reverse_stress as search,
+        save,
+    )
     from backtest.config import RunConfig
     from backtest.report import text
     from backtest.report.build import build_report
     from backtest.report.reader import Results
 
     config = RunConfig.model_validate(Results(folder).manifest["config"])
-    shares = tuple(open_interest) if open_interest else ReverseStress.open_interest_frac
+    shares = tuple(open_interest) if open_interest else OPEN_INTEREST_FRAC
     norm = Norm(price_sigma, vol_sigma, correlation)
     asked = ReverseStress(
         shares, fund_usd, closing_cost, norm, most_distance=most, accounts=accounts
     )
-    found = search(config, asked, None if time is None else _utc(time))
+    found = search(config, asked, None if time is None else utc_time(time, "--time"))
     save(folder, found)
     for row in found[0].to_dict("records"):
         where = "not within reach"
@@ -81,20 +87,3 @@ def reverse_stress(
             )
         typer.echo(f"{row['parameter_set']}: {row['number']} {row['level']:g}: {where}")
     typer.echo(f"report: {build_report(folder).page}")
-
-
-def _utc(written: str) -> Any:
-    """A UTC time; one without an offset is UTC.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    import pandas as pd  # slow to import
-
-    from backtest.dataset import utc
-
-    try:
-        return utc(pd.Timestamp(written))
-    except ValueError:
-        allowed = "a time such as 2025-03-09T12:00Z"
-        raise ConfigError(f"--time is '{written}'; allowed: {allowed}") from None

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from backtest.dataset import Dataset
 from backtest.durable import write_bytes
@@ -14,12 +12,12 @@ from backtest.market.series import floats_of, names_of, rows_of
 from backtest.market_report.figures import coverage_figure, findings_figure
 from backtest.market_report.scan import Limits, MarketFindings, scan
 from backtest.quality import Description, describe
-from backtest.report import cells, html, text, theme
+from backtest.report import cells, text, theme
 from backtest.report.cells import Column, PageTable, page_table
+from backtest.report.template import page
 
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHARED = Path(html.__file__).parent / "templates"
 _MOST_ROWS = 30
 _MEANING = {
     "stale marks": "equal marks one after the other while the index moves; rows",
@@ -53,7 +51,7 @@ def build_report(dataset: Dataset, out: Path, limits: Limits | None = None) -> R
     """
     found = scan(dataset, limits)
     drawn = {"coverage": coverage_figure(found.coverage), "findings": findings_figure(found)}
-    pictures = {name: Markup(theme.to_svg(figure, name)) for name, figure in drawn.items()}
+    pictures = {name: theme.to_svg(figure, name) for name, figure in drawn.items()}
     figures = [out / f"{name}.png" for name in drawn]
     for path, figure in zip(figures, drawn.values(), strict=True):
         write_bytes(path, theme.to_png(figure))
@@ -81,16 +79,12 @@ def _coverage_table(found: MarketFindings) -> pd.DataFrame:
 
 
 def _render(
-    dataset: Dataset, about: Description, found: MarketFindings, pictures: dict[str, Markup]
+    dataset: Dataset, about: Description, found: MarketFindings, pictures: dict[str, str]
 ) -> str:
-    environment = Environment(
-        loader=ChoiceLoader([FileSystemLoader(_TEMPLATES), FileSystemLoader(_SHARED)]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("dataset.html.j2").render(
+    return page(
+        "dataset.html.j2",
+        pictures,
+        _TEMPLATES,
         title=about.name,
         facts=_facts(about, found),
         verdict=_verdict(found),
@@ -103,8 +97,6 @@ def _render(
         notes=found.check.warnings,
         limits=[(name, str(value)) for name, value in vars(found.limits).items()],
         source=str(os.fspath(dataset.root)),
-        pictures=pictures,
-        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
     )
 
 

@@ -183,7 +183,8 @@ def attribution_section(results: Results) -> Section:
             Picture(
                 "shapley",
                 "Top: share of each charge in the event that the account is at the liquidation "
-                "level, mean over liquidations. Below: its share of their margin.",
+                "level, mean over liquidations; missing to 100 %: accounts whose equity is gone "
+                "without any charge. Below: its share of their margin.",
             ),
         )
     return Section(

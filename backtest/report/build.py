@@ -9,16 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from . import theme
-from .attribution import figure_shapley, has_units
-from .figures import FIGURES, LIQUIDATION_FIGURES, figure_flips, figure_parameter_paths
+from .figures import shown
 from .html import render
-from .liquidations import has_liquidations
-from .paths import sets_with_paths
-from .procyclicality import figure_procyclicality, has_benchmarks
 from .reader import Results
-from .reverse import figure_reverse_stress, has_reverse_stress
-from .sections import MOST_FLIPS
-from .sections_schedule import path_picture
 from .tables import all_tables
 
 
@@ -58,31 +51,12 @@ def build_report(results: Results | str | Path) -> ReportFiles:
 
 def _write_figures(results: Results, folder: Path) -> dict[str, str]:
     """Writes each figure as PNG and returns its inline SVG by name."""
-    drawn = {name: draw(results) for name, draw in FIGURES.items() if _is_shown(name, results)}
-    if has_liquidations(results):
-        drawn |= {name: draw(results) for name, draw in LIQUIDATION_FIGURES.items()}
-    if has_units(results):
-        drawn["shapley"] = figure_shapley(results)
-    if has_benchmarks(results):
-        drawn["procyclicality"] = figure_procyclicality(results)
-    if has_reverse_stress(results):
-        drawn["reverse_stress"] = figure_reverse_stress(results)
-    for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
-        drawn[f"flips-{i}"] = figure_flips(results, challenger)
-    for i, name in enumerate(sets_with_paths(results)):
-        drawn[path_picture(i)] = figure_parameter_paths(results, name)
     pictures: dict[str, str] = {}
-    for name, figure in drawn.items():
+    for name, draw in shown(results).items():
+        figure = draw(results)
         pictures[name] = theme.to_svg(figure, name)
         (folder / f"{name}.png").write_bytes(theme.to_png(figure))
     return pictures
-
-
-def _is_shown(name: str, results: Results) -> bool:
-    if name == "flips":
-        return bool(results.challengers)
-    # Of an account that is liquidated nobody knows what it would have done.
-    return name != "roc" or not has_liquidations(results)
 
 
 def _write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:

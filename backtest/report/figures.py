@@ -1,10 +1,11 @@
 """All figures of the report; each takes ``Results`` and returns a ``Figure``."""
 
 from collections.abc import Callable
+from functools import partial
 
 from matplotlib.figure import Figure
 
-from .attribution import figure_daily_change as figure_daily_change
+from .attribution import figure_daily_change as figure_daily_change, figure_shapley, has_units
 from .figures_accounts import (
     figure_flips as figure_flips,
     figure_frequency as figure_frequency,
@@ -26,7 +27,13 @@ from .figures_time import (
     figure_charges_by_time as figure_charges_by_time,
     figure_timeline as figure_timeline,
 )
+from .liquidations import has_liquidations
+from .paths import sets_with_paths
+from .procyclicality import figure_procyclicality, has_benchmarks
 from .reader import Results
+from .reverse import figure_reverse_stress, has_reverse_stress
+from .sections import MOST_FLIPS
+from .sections_schedule import path_picture
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -49,3 +56,25 @@ LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
     "survival": figure_survival,
 }
 """Those of runs that simulated liquidations."""
+
+
+def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
+    """Every figure that a run has the data for, by file name."""
+    found = dict(FIGURES)
+    if not results.challengers:
+        del found["flips"]
+    if has_liquidations(results):
+        # Of an account that is liquidated nobody knows what it would have done.
+        del found["roc"]
+        found |= LIQUIDATION_FIGURES
+    if has_units(results):
+        found["shapley"] = figure_shapley
+    if has_benchmarks(results):
+        found["procyclicality"] = figure_procyclicality
+    if has_reverse_stress(results):
+        found["reverse_stress"] = figure_reverse_stress
+    for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
+        found[f"flips-{i}"] = partial(figure_flips, challenger=challenger)
+    for i, name in enumerate(sets_with_paths(results)):
+        found[path_picture(i)] = partial(figure_parameter_paths, parameter_set=name)
+    return found

@@ -1,11 +1,7 @@
 """The report as one HTML file that opens from disk and asks nothing of any network."""
 
 import json
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from . import cells, text, theme
 from .cells import Column, PageTable, page_table
@@ -15,24 +11,19 @@ from .section import Section
 from .sections import sections
 from .sections_schedule import step_page
 from .tables import LABELS, parameter_set_table, summary_table
+from .template import page
 from .verdict import caveats, verdicts
 
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _SIGNS = {"looser": "▼", "stricter": "▲", "mixed": "◆", "no change": "=", "no answer": "?"}
 
 
 def render(results: Results, pictures: dict[str, str]) -> str:
     """The page; ``pictures`` holds the inline SVG of each figure by name."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown, summary = sections(results), summary_table(results)
-    return environment.get_template("index.html.j2").render(
+    return page(
+        "index.html.j2",
+        pictures,
         title=str(results.manifest.get("name") or results.path.name),
         facts=_facts(results),
         tiles=_colored(tiles(summary)),
@@ -42,13 +33,11 @@ def render(results: Results, pictures: dict[str, str]) -> str:
         caveats=caveats(results),
         sections=shown,
         titles=_titles(shown),
-        pictures={name: Markup(svg) for name, svg in pictures.items()},
         provenance=[t for t in (_parameter_sets(results), step_page(results)) if t is not None],
         manifest=_manifest(results),
         manifest_json=json.dumps(
             results.manifest.get("config") or {}, indent=2, ensure_ascii=False, default=str
         ),
-        palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],
     )
 
 

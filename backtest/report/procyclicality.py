@@ -291,7 +291,7 @@ def figure_procyclicality(results: Results) -> Figure:
     first = benchmarks(results, names[0])
     who = next(iter(first))
     title = (
-        f"Margin of {theme.label(who)} peaks at {text.TIMES} "
+        f"Margin of {theme.label(who)}, in USD, peaks at {text.TIMES} "
         f"{text.significant(float(peak_to_trough(first[who].to_numpy(float))))} of its lowest "
         f"under {theme.label(names[0])}"
     )
