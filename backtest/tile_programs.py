@@ -17,13 +17,14 @@ from backtest import precision as precision
 from backtest.apart import computed_apart
 from backtest.kept_programs import kept
 from kernels import account, debts, episodes, status
-from kernels.account import Apart, Exposures
+from kernels.account import Exposures
 from kernels.breakeven import Multipliers
 from kernels.debts import Ledger, Moved
 from kernels.episodes import AccountState
 from kernels.model import AccountRules, MarginModel
 from kernels.models import model_of
 from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin, Values
+from kernels.stages import Apart
 from kernels.table import model_columns, shared_features
 from kernels.tiers import MarginalTiers, StepTiers, of_coin
 
@@ -176,7 +177,8 @@ def through_window(
         units, margin = account.batch_margin(apart, exposures, book, tables, rules)
         level = jnp.where(clock.time_ids >= 0, margin.margin_level, jnp.nan)
         counted = eqx.tree_at(lambda m: m.margin_level, margin, level)
-        theta = apart(account.batch_theta, units, counted, rules, theta, otherwise=theta)
+        theta_apart = partial(account.batch_theta, apart)
+        theta = apart(theta_apart, units, counted, rules, theta, otherwise=theta)
         # Times before accounts, as results have them.
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), margin), theta, moved
 
@@ -267,7 +269,8 @@ def stages(
     exposures = apart(account.batch_exposures, book, table, params)
     units, margin = account.batch_margin(apart, exposures, book, table, params)
     free = dict.fromkeys(margin.charges, jnp.full(margin.status.shape, jnp.inf))
-    return exposures, units, margin, apart(account.batch_theta, units, margin, params, free)
+    theta = apart(partial(account.batch_theta, apart), units, margin, params, free)
+    return exposures, units, margin, theta
 
 
 def _sums_of(

@@ -6,7 +6,6 @@ then accounts, then times, so that every intermediate is a vector over accounts 
 are the stages of a margin: exposures, charges, units, balances, totals, multipliers.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,16 +28,8 @@ from kernels.records import (
     Table,
     UnitMargin,
 )
+from kernels.stages import Apart
 from kernels.tiers import marginal_charge, of_coin, step_rates
-
-
-Apart = Callable[..., Any]
-"""Calls a function with some arrays; what it gives may be stored before anything else is done."""
-
-
-def together(stage: Callable[..., Any], *inputs: Any) -> Any:
-    """Nothing is stored between stages: the plainest ``Apart``."""
-    return stage(*inputs)
 
 
 Exposures = tuple[Exposure | None, Exposure | None]
@@ -333,11 +324,12 @@ def batch_margin(
 
 
 def batch_theta(
-    units: UnitMargin, margin: AccountMargin, params: Any, highest: Multipliers
+    apart: Apart, units: UnitMargin, margin: AccountMargin, params: Any, highest: Multipliers
 ) -> Multipliers:
     """Break-even multipliers of accounts from their units (axes ``unit account``).
 
     Args:
+        apart: see ``last_roots``.
         units: margin of the units.
         margin: of the accounts.
         params: the parameter set.
@@ -350,4 +342,5 @@ def batch_theta(
         jnp.isnan(margin.margin_level), jnp.nan, margin.adjusted_equity - margin.borrow_fee
     )
     debt = margin.charges[model.borrow_charge]
-    return last_roots(model.pieces(units.charges, debt, available_usd, params), highest)
+    pieces = model.pieces(units.charges, debt, available_usd, params)
+    return last_roots(pieces, highest, apart)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kernels.stages import Apart, together
+
 
 class Pieces(NamedTuple):
     """The requirement as a function of the multiplier of one charge, and what there is for it.
@@ -36,7 +38,9 @@ Search = tuple[Multipliers, Array]
 """Multipliers, and whether the last step moved any."""
 
 
-def last_roots(pieces: dict[str, Pieces], highest: Multipliers) -> Multipliers:
+def last_roots(
+    pieces: dict[str, Pieces], highest: Multipliers, apart: Apart = together
+) -> Multipliers:
     """Largest ``theta >= 0`` of each charge that all budgets allow, none above ``highest``.
 
     0 if there is none, inf if there is no largest. A budget that is unknown (NaN) moves nothing.
@@ -44,34 +48,43 @@ def last_roots(pieces: dict[str, Pieces], highest: Multipliers) -> Multipliers:
     Args:
         pieces: of every charge.
         highest: where the search begins: inf, or the lowest multipliers of earlier times.
+        apart: the roots of all times are stored before the lowest is looked for, because loops
+            that end in a minimum over times go number by number.
     """
 
     def newton(state: Search) -> Search:
         theta, _ = state
-        better = {name: _step(of_charge, theta[name]) for name, of_charge in pieces.items()}
+        roots = apart(_steps, pieces, theta)
+        better = {name: jnp.minimum(x, _lowest(roots[name], x)) for name, x in theta.items()}
         moved = [jnp.any(better[name] < theta[name]) for name in pieces]
         return better, jnp.any(jnp.stack(moved))
 
     return jax.lax.while_loop(lambda state: state[1], newton, (highest, jnp.asarray(True)))[0]
 
 
-def _step(pieces: Pieces, theta: Float[Array, " *account"]) -> Float[Array, " *account"]:
-    """One step, only ever to the left: a root does not depend on how long others take.
+def _steps(pieces: dict[str, Pieces], theta: Multipliers) -> dict[str, Array]:
+    """A step of every charge at all times, each beside the multiplier it began at."""
+    return {name: _step(of_charge, theta[name]) for name, of_charge in pieces.items()}
 
-    Of several times the lowest: the first to stop the multiplier from growing.
-    """
+
+def _lowest(roots: Float[Array, " *axes"], theta: Float[Array, " *account"]) -> Array:
+    """Of several times the lowest: the first to stop the multiplier from growing."""
+    return roots if roots.ndim == theta.ndim else jnp.min(roots, axis=-1)
+
+
+def _step(pieces: Pieces, theta: Float[Array, " *account"]) -> Float[Array, " *axes"]:
+    """One step, only ever to the left: a root does not depend on how long others take."""
     slopes = fixed = jnp.zeros_like(pieces.budget)
-    now = theta.reshape(theta.shape + (1,) * (slopes.ndim - theta.ndim))
+    theta = theta.reshape(theta.shape + (1,) * (slopes.ndim - theta.ndim))
+    # The largest number stands for inf: a charge of nothing times inf would be unknown.
+    now = jnp.minimum(theta, jnp.finfo(theta.dtype).max)
     # Unit by unit, so that every step runs over whole vectors of accounts.
     for slope, intercept, floor in zip(*pieces[:3], strict=True):
-        is_active = (slope > 0) & (intercept + slope * now > floor)
-        # A piece without slope is a constant.
-        constant = jnp.where(slope > 0, floor, jnp.maximum(intercept, floor))
+        is_active = intercept + slope * now > floor
         slopes = slopes + jnp.where(is_active, slope, 0.0)
-        fixed = fixed + jnp.where(is_active, intercept, constant)
+        fixed = fixed + jnp.where(is_active, intercept, floor)
     # Where nothing grows, the requirement is too much for every multiplier or for none up to here.
     flat = jnp.where(fixed > pieces.budget, 0.0, jnp.inf)
     root = jnp.where(slopes > 0, (pieces.budget - fixed) / slopes, flat)
     root = jnp.maximum(root, 0.0)
-    root = jnp.where(root < now, root, now)
-    return root if root.ndim == theta.ndim else jnp.min(root, axis=-1)
+    return jnp.where(root < theta, root, theta)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from backtest.bench.laps import Lap, laps
 from backtest.bench.ours import Bucket, Ours, buckets
 from backtest.bench.peers.numba_margin import NumbaPeer
 from backtest.bench.results import Findings
+from backtest.bench.workers import Workers, started
 from backtest.engine import use_compilation_cache
 from backtest.okx_records import okx_parameters
 from backtest.params import load_parameter_set
@@ -89,26 +91,32 @@ class Bench:
         """Full margin of the book in every way, checked first, then timed in turns."""
         self._check_margins()
         self.say("timing the full margin")
-        with ThreadPoolExecutor(self.threads) as pool:
-            calls, work = self._margin_calls(pool)
+        with ThreadPoolExecutor(self.threads) as pool, self.workers() as workers:
+            workers.every("price", self.params)
+            calls, work = self._margin_calls(pool, workers)
             found = laps(calls, self.settings.repeats, work)
         for name in (*(f"ours {p}" for p in self.precisions), *self._shared_names()):
             found[name] = found[name].plus(found[f"{name}, pricing"])
         self.findings.laps |= found
         return found
 
+    def workers(self) -> AbstractContextManager[Workers]:
+        """Processes that replay the book, one for each core."""
+        given = self.world, self.window, self.precisions, self.buckets
+        return started(self.threads, *given)
+
     def _shared_names(self) -> list[str]:
         return [f"numba shared table {p}" for p in self.precisions]
 
     def _margin_calls(
-        self, pool: Executor
+        self, pool: Executor, workers: Workers
     ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
         calls: dict[str, Callable[[], Any]] = {}
         work: dict[str, float] = {}
         for p in self.precisions:
-            ours, peer, priced = self.ours[p], self.numba[p], self.priced[p]
+            ours, peer = self.ours[p], self.numba[p]
             shared = f"numba shared table {p}"
-            calls[f"ours {p}"] = lambda o=ours, t=priced: o.replay(self.buckets, t, pool)
+            calls[f"ours {p}"] = lambda p=p: workers.every("replay", p)
             calls[f"ours {p}, pricing"] = lambda o=ours: o.price([self.params])
             calls[shared] = lambda n=peer: self.peer_margins(n, pool)
             calls[f"{shared}, pricing"] = lambda n=peer: self.peer_prices(n, pool)

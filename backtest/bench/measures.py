@@ -137,15 +137,13 @@ def _checked_sparse(peer: SparsePeer, cells: np.ndarray) -> checks.Agreement:
 def eight_sets(bench: Bench) -> Measure:
     """P4: eight parameter sets priced and replayed over one, in the engine's own order."""
     sets = [okx_parameters(_scaled(bench, k), bench.world.currencies) for k in range(NUM_SETS)]
-    ours = bench.ours["float64"]
 
-    def replay(count: int, pool: ThreadPoolExecutor) -> None:
-        for priced in ours.price(sets[:count]):
-            ours.replay(bench.buckets, priced, pool)
+    def replay(count: int) -> None:
+        workers.every("replay_sets", "float64", sets[:count])
 
-    with ThreadPoolExecutor(bench.threads) as pool:
+    with bench.workers() as workers:
         found = laps(
-            {f"{n} sets" if n > 1 else "1 set": lambda n=n: replay(n, pool) for n in (1, NUM_SETS)},
+            {f"{n} sets" if n > 1 else "1 set": lambda n=n: replay(n) for n in (1, NUM_SETS)},
             max(1, bench.settings.repeats // 2),
         )
     bench.findings.laps |= found
@@ -167,21 +165,19 @@ def growth(bench: Bench) -> Measure:
     steps = round(np.log(most / smallest) / np.log(GROWTH))
     sizes = [round(smallest * GROWTH**k) for k in range(steps)] + [most]
     tables = bench.priced["float64"]
-    with ThreadPoolExecutor(1) as one:
-        books = {n: buckets(bench.snapshot, bench.world, n, smallest) for n in sizes}
-        repeats = max(1, bench.settings.repeats // 2)
-        by_accounts = laps(
-            {f"{n} accounts": lambda n=n: ours.replay(books[n], tables, one) for n in sizes},
-            repeats,
-        )
-        times, held = WINDOWS[: 3 if bench.settings.small else None], books[sizes[0]]
+    books = {n: buckets(bench.snapshot, bench.world, n, smallest) for n in sizes}
+    repeats = max(1, bench.settings.repeats // 2)
+    by_accounts = laps(
+        {f"{n} accounts": lambda n=n: ours.replay(books[n], tables) for n in sizes}, repeats
+    )
+    times, held = WINDOWS[: 3 if bench.settings.small else None], books[sizes[0]]
 
-        def windows(count: int) -> None:
-            for _ in range(count):
-                priced = ours.price([bench.params])[0]
-                ours.replay(held, priced, one)
+    def windows(count: int) -> None:
+        for _ in range(count):
+            priced = ours.price([bench.params])[0]
+            ours.replay(held, priced)
 
-        by_times = laps({f"{n} windows": lambda n=n: windows(n) for n in times}, repeats)
+    by_times = laps({f"{n} windows": lambda n=n: windows(n) for n in times}, repeats)
     bench.findings.laps |= by_accounts | by_times
     slopes = {
         "accounts": exponent([float(n) for n in sizes], _medians(by_accounts)),

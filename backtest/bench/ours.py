@@ -1,4 +1,4 @@
-"""Our side: the engine as a replay calls it, in as many threads as the peers have."""
+"""Our side: the engine as a replay calls it."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -75,14 +75,11 @@ class Ours:
         """Every number of a batch over the window, on the host."""
         return self.result(batch, priced).margin
 
-    def replay(self, held: list[Bucket], priced: WindowTables, pool: Executor) -> None:
-        """Replay buckets, as many at once as the pool has threads."""
-
-        def one(bucket: Bucket) -> None:
+    def replay(self, held: list[Bucket], priced: WindowTables) -> None:
+        """Replay buckets one after the other."""
+        for bucket in held:
             for batch in bucket.batches:
                 self.result(batch, priced)
-
-        list(pool.map(one, held))
 
 
 def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[dict[str, Any]]:

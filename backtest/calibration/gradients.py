@@ -44,6 +44,7 @@ from kernels import account
 from kernels.features import SECONDS_PER_YEAR
 from kernels.models import model_of
 from kernels.records import OPTION, AccountMargin, Book, Contract, Quote, Table
+from kernels.stages import together
 from kernels.table import model_columns
 
 
@@ -293,7 +294,7 @@ def _margin(params: Any, book: Book, contracts: Contract, now: Moment) -> Accoun
     priced = model_columns(contracts, now.quotes, now.features, now.now_s, now.currency_usd, params)
     table = _table(now, *priced)
     exposures = account.batch_exposures(book, table, params)
-    return account.batch_margin(account.together, exposures, book, table, params)[1]
+    return account.batch_margin(together, exposures, book, table, params)[1]
 
 
 def _adjusted_equity(params: Any, book: Book, now: Moment) -> Float[Array, " account"]:
@@ -339,17 +340,8 @@ def _objectives(
     return jnp.stack([jnp.sum(jnp.where(counts, x, 0.0)) for x in (margin, short)])
 
 
-@kept()
-def objectives(
-    params: Any,
-    book: Book,
-    contracts: Contract,
-    moment: Moment,
-    counts: Bool[Array, " account"],
-    smoothing_frac: Float[Array, ""],
-) -> Float[Array, " objective"]:
-    """Margin and smoothed shortfall of the accounts that count, summed, USD."""
-    return _objectives(params, book, contracts, moment, counts, smoothing_frac)
+objectives = kept()(_objectives)
+"""Margin and smoothed shortfall of the accounts that count, summed, USD."""
 
 
 @kept()

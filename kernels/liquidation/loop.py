@@ -12,7 +12,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from kernels.account import Apart, together
 from kernels.liquidation.models import liquidation_of
 from kernels.liquidation.records import (
     NO_PLACE,
@@ -38,6 +37,7 @@ from kernels.liquidation.slots import without_unpriced
 from kernels.liquidation.trades import costs_of, traded, without_orders
 from kernels.model import AccountRules
 from kernels.records import Table
+from kernels.stages import Apart, together
 
 
 def goes_on(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import debts
-from kernels.account import Apart, Exposures, batch_exposures, batch_margin
+from kernels.account import Exposures, batch_exposures, batch_margin
 from kernels.liquidation.records import (
     NO_PLACE,
     Choice,
@@ -25,6 +25,7 @@ from kernels.liquidation.records import (
 from kernels.liquidation.slots import Layout, Slots, by_holding, by_unit, slots_of
 from kernels.liquidation.trades import costs_of, total_usd, traded
 from kernels.records import NUM_QUOTES, AccountMargin, Table, UnitMargin
+from kernels.stages import Apart
 
 
 TIE = 1e-9

@@ -20,6 +20,7 @@ from backtest.what_if import terms_of
 from kernels import account
 from kernels.models.okx import CHARGES, OkxParameters, spot_in_use
 from kernels.records import Book, Table
+from kernels.stages import together
 from tests.okx_books import merged_numbers
 from tests.unit.kernels import random_books
 from tests.unit.kernels.random_books import RandomAccount
@@ -83,7 +84,9 @@ def batch_margin(book: Book, table: Table, params: OkxParameters) -> Any:
     balances = account.batch_balances(exposures, book, table, params)
     margin = account.batch_totals(units, balances, book, table, params)
     free = jnp.full_like(margin.margin_level, jnp.inf)
-    return margin, account.batch_theta(units, margin, params, dict.fromkeys(CHARGES, free))
+    return margin, account.batch_theta(
+        together, units, margin, params, dict.fromkeys(CHARGES, free)
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from kernels.breakeven import last_roots
 from kernels.features import COIN_VALUE, VALUE, contract_features
 from kernels.models import bybit, bybit_contracts, model_of
 from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin
+from kernels.stages import together
 from tests.bybit_books import future, numbers_of, portfolio, stable_option, swap
 from tests.okx_books import merged_numbers, option
 from tests.unit.kernels import bybit_random
@@ -350,7 +351,7 @@ def all_margins(
     balances = account.batch_balances(exposures, book, table, params)
     totals = account.batch_totals(units, balances, book, table, params)
     free = jnp.full_like(totals.margin_level, jnp.inf)
-    theta = account.batch_theta(units, totals, params, dict.fromkeys(bybit.CHARGES, free))
+    theta = account.batch_theta(together, units, totals, params, dict.fromkeys(bybit.CHARGES, free))
     return units, totals, theta
 
 
