@@ -3,7 +3,11 @@
 Values of several accounts and times have the accounts before the times; either axis may be missing.
 """
 
+from functools import reduce
 from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def alike_over_times(x: Any, values: Any) -> Any:
@@ -14,3 +18,12 @@ def alike_over_times(x: Any, values: Any) -> Any:
 def alike_over_accounts(x: Any, values: Any) -> Any:
     """Numbers of times, the same for all accounts, with as many axes as ``values``."""
     return x.reshape((1,) * (values.ndim - x.ndim) + x.shape) if x.ndim else x
+
+
+def lowest(cells: Float[Array, " cell *axes"]) -> Float[Array, " *axes"]:
+    """Lowest along the first axis, NaN if any is.
+
+    Cell by cell, so that whole vectors of accounts or times are compared in one loop with what the
+    cells are made of; a reduction would store them first.
+    """
+    return reduce(jnp.minimum, [cells[k] for k in range(len(cells))])

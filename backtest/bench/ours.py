@@ -14,6 +14,7 @@ from backtest.bench.book import World
 from backtest.bench.laps import seconds_of
 from backtest.engine import Engine, TileResult, WindowTables, initial_state, over_times
 from backtest.market_window import MarketWindow
+from kernels.axes import lowest
 from kernels.exposure import scenario_sum
 from kernels.records import AccountMargin
 
@@ -22,7 +23,8 @@ BUCKET_ACCOUNTS = 16_384
 """Accounts a bucket: what one thread replays at a time, as the buckets of a dataset."""
 LEAST_ACCOUNTS = 512
 """Small books come in fewer buckets than eight."""
-SCENARIO_TILE = 1024
+SCENARIO_TILE = 64
+"""Accounts of a block of 24 times, as in the engine."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,17 @@ def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[di
 
 
 def _tile_worst(table: Array, books: tuple[Array, Array]) -> tuple[Array, Array]:
-    pnl = jax.vmap(scenario_sum, in_axes=(None, 0, 0))(table, *books)
-    return table, jnp.min(pnl, axis=1)
+    def worst(instruments: Array, contracts: Array) -> Array:
+        return lowest(scenario_sum(table, instruments, contracts))
+
+    return table, jax.vmap(worst)(*books)
 
 
 class ScenarioStage:
-    """The scenario stage alone: worst loss of option books over all columns, float32.
+    """The scenario stage alone: worst loss of option books over all columns at each time, float32.
 
     Args:
-        table: [instrument, scenario].
+        table: [instrument, scenario, time].
         instruments, contracts: [account, leg]; cut to whole tiles.
         parts: as many pieces as there are threads.
     """
@@ -122,14 +126,15 @@ class ScenarioStage:
         tiles = len(contracts) // SCENARIO_TILE // parts * parts
         shape = parts, tiles // parts, SCENARIO_TILE, contracts.shape[1]
         self.num_accounts = tiles * SCENARIO_TILE
-        self.flops = 2.0 * self.num_accounts * contracts.shape[1] * table.shape[1]
+        self.account_times = float(self.num_accounts * table.shape[2])
+        self.flops = 2.0 * self.account_times * contracts.shape[1] * table.shape[1]
         held = slice(0, self.num_accounts)
         self._table = jnp.asarray(table, jnp.float32)
         self._instruments = jnp.asarray(instruments[held].reshape(shape), jnp.int32)
         self._contracts = jnp.asarray(contracts[held].reshape(shape), jnp.float32)
 
     def run(self, pool: Executor) -> np.ndarray:
-        """Worst loss of each account in USD."""
+        """Worst loss of each account at each time in USD [account, time]."""
 
         def one(part: int) -> Array:
             # A function of the module, so that the loop is compiled once and not at each call.
@@ -137,4 +142,4 @@ class ScenarioStage:
             return jax.block_until_ready(jax.lax.scan(_tile_worst, self._table, books)[1])
 
         worst = list(pool.map(one, range(len(self._contracts))))
-        return np.concatenate([np.asarray(w).reshape(-1) for w in worst])
+        return np.concatenate([np.asarray(w).reshape(-1, w.shape[-1]) for w in worst])

@@ -8,6 +8,7 @@ come from its even part ``sum |n| |x|`` and its odd part ``sum n x``: ``(even +-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.axes import lowest
 from kernels.breakeven import Pieces
 from kernels.model import MarginModel
 from kernels.models.bybit_contracts import (
@@ -158,8 +159,8 @@ def max_loss(
         worst = without_options(exposure, spot_usd, moves)
         states = exposure.scenario_usd.astype(worst.dtype)
         states = states.reshape(NUM_PRICES, len(VOL_STATES), *states.shape[1:])
-        worst = worst + jnp.min(states, axis=1)
-    return jnp.maximum(0.0, -jnp.min(worst, axis=0))
+        worst = worst + lowest(jnp.moveaxis(states, 1, 0))
+    return jnp.maximum(0.0, -lowest(worst))
 
 
 def stablecoin_spread(exposure: Exposure) -> Float[Array, " *time"]:

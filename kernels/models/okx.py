@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import black76
-from kernels.axes import alike_over_accounts
+from kernels.axes import alike_over_accounts, lowest
 from kernels.breakeven import Pieces
 from kernels.features import (
     CASH,
@@ -267,7 +267,7 @@ def depeg_rates(
 
 def mr1(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
     """Spot x volatility shock: worst loss over 7 moves x 3 volatilities, >= 0. Source: S."""
-    return jnp.maximum(0.0, -jnp.min(cells_usd[MR1_CELLS], axis=0))
+    return jnp.maximum(0.0, -lowest(cells_usd[MR1_CELLS]))
 
 
 def mr2(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
@@ -296,14 +296,14 @@ def mr4(
 
 def mr5(cells_usd: Float[Array, " scenario *time"]) -> Float[Array, " *time"]:
     """Interest rate: worst of parallel and slope moves of the forward curve, >= 0. Assumed."""
-    return jnp.maximum(0.0, -jnp.min(cells_usd[MR5_CELLS], axis=0))
+    return jnp.maximum(0.0, -lowest(cells_usd[MR5_CELLS]))
 
 
 def mr6(
     cells_usd: Float[Array, " scenario *time"], params: OkxParameters
 ) -> Float[Array, " *time"]:
     """Extreme move: half of the worst loss under the two extreme moves, >= 0. Source: D."""
-    return params.extreme_factor * jnp.maximum(0.0, -jnp.min(cells_usd[MR6_CELLS], axis=0))
+    return params.extreme_factor * jnp.maximum(0.0, -lowest(cells_usd[MR6_CELLS]))
 
 
 def mr7(exposure: Exposure, coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " *time"]:
