@@ -36,6 +36,7 @@ from backtest.row_rules import (
     describe_rows,
 )
 from backtest.schema import TABLES
+from backtest.snapshot_times import unpaired_snapshots
 from backtest.tables import read_file
 
 
@@ -189,6 +190,7 @@ def check(dataset: Dataset) -> CheckReport:
         _warn_outside(table, outside, report)
     if dataset.has("accounts") or dataset.has("balances"):
         _check_accounts(dataset, report)
+        report.warnings += unpaired_snapshots(dataset)
     else:
         report.warnings.append("no accounts: a market only")
     return report

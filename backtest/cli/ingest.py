@@ -65,11 +65,12 @@ def _print(report: "IngestReport") -> None:
     console = Console() if Console().is_terminal else Console(width=140)
     if sys.stderr.isatty():
         typer.echo("\r\x1b[K", err=True, nl=False)
-    table = Table("source", "files", "rows", "quarantined", "left out")
+    table = Table("source", "files", "rows", "from", "to", "quarantined", "left out")
     for name, tally in report.tallies.items():
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in tally.reasons.items()) or "0"
         left = ", ".join(f"{n:,} {why}" for why, n in tally.left_out.items())
-        table.add_row(name, f"{tally.files:,}", f"{tally.read:,}", reasons, left)
+        span = [f"{t:%Y-%m-%d %H:%M}" if t is not None else "" for t in (tally.first, tally.last)]
+        table.add_row(name, f"{tally.files:,}", f"{tally.read:,}", *span, reasons, left)
     console.print(table, markup=False)
     meta = report.dataset.meta
     written = ", ".join(f"{count:,} {name}" for name, count in report.rows.items())

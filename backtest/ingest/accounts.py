@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from backtest.dataset import Dataset, DatasetWriter, bucket_of
+from backtest.ingest.cells import BAD
 from backtest.ingest.config import AccountDefaults, CsvSource, OkxAccountSource
 from backtest.ingest.intake import Intake
 from backtest.ingest.mapping import mapped_chunks
@@ -40,18 +41,28 @@ class AccountTables:
         self._described: set[str] = set()
         self._held: dict[str, str] = {}
         self.rows: dict[str, int] = {}
+        self.incomplete: set[str] = set()
+        """Accounts that held rows which cannot be used."""
         if existing is not None and existing.has("accounts"):
             for bucket in existing.bucket_ids():
                 self._described |= set(existing.accounts(bucket)["account_id"].astype("str"))
 
     def csv(self, source: CsvSource, paths: list[Path]) -> None:
         """Take in a mapped table."""
-        for rows in mapped_chunks(source, paths, self._intake):
-            self._write(source.table, rows)
+        for rows in mapped_chunks(source, paths, self._intake, with_bad=True):
+            bad = rows.pop(BAD).to_numpy(bool)
+            self._write(source.table, rows_of(rows, ~bad))
+            if source.table != "accounts":
+                amount = "cash" if source.table == "balances" else "contracts"
+                self._spoil(source.table, rows_of(rows, bad).assign(**{amount: np.nan}))
 
     def okx(self, source: OkxAccountSource, paths: list[Path]) -> None:
         """Take in one account of OKX."""
+        before = self._intake.ledger.quarantined
         found = read_account(source, paths, self._intake)
+        if self._intake.ledger.quarantined > before:
+            one = {"time": [found.time], "account_id": [found.account_id]}
+            self._spoil("positions", pd.DataFrame(one).assign(contracts=np.nan))
         for table in ("balances", "positions", "orders"):
             rows: pd.DataFrame = getattr(found, table)
             if len(rows):
@@ -79,10 +90,10 @@ class AccountTables:
         columns = TABLES[table].columns
         lacking = {c.name: np.nan for c in columns if c.name not in rows.columns}
         check = cleaner(table, *self._market)
-        good = self._intake.ledger.add(
-            self._intake.source, table, check(rows.assign(**lacking).reset_index(drop=True))
-        )
-        good = self._fresh(table, good)
+        clean = check(rows.assign(**lacking).reset_index(drop=True))
+        good = self._fresh(table, self._intake.ledger.add(self._intake.source, table, clean))
+        if table != "accounts":
+            self._spoil(table, clean.rejected)
         names = good["account_id"].astype("str").unique()
         if table == "accounts":
             self._described.update(names)
@@ -90,6 +101,21 @@ class AccountTables:
             self._held.update({name: self._held.get(name, segment) or segment for name in names})
         getattr(self._writer, table)(good)
         self.rows[table] = self.rows.get(table, 0) + len(good)
+
+    def _spoil(self, table: str, rows: pd.DataFrame) -> None:
+        """Write rows that cannot be used as such, so that the replay keeps their accounts out.
+
+        Without them an account would be margined on what is left of its portfolio.
+        """
+        rows = rows_of(rows, (rows["account_id"].notna() & rows["time"].notna()).to_numpy(bool))
+        if rows.empty:
+            return
+        names = rows["account_id"].astype("str").unique()
+        self.incomplete.update(names)
+        if self._intake.config.accounts.incomplete == "quarantine":
+            self._held.update({name: self._held.get(name, "") for name in names})
+            lacking = {c.name: np.nan for c in TABLES[table].columns if c.name not in rows.columns}
+            getattr(self._writer, table)(rows.assign(**lacking))
 
     def _fresh(self, table: str, rows: pd.DataFrame) -> pd.DataFrame:
         """Without rows whose key the dataset has already; those are quarantined."""

@@ -31,15 +31,23 @@ from backtest.ingest.fetched import read_fetched
 from backtest.ingest.files import matching
 from backtest.ingest.grid import Grid, GridCounts, check_index
 from backtest.ingest.intake import Intake
-from backtest.ingest.ledger import Tally
+from backtest.ingest.ledger import NOT_A_NUMBER, NOT_A_TIME, Tally
 from backtest.ingest.mapping import mapped_chunks, read_market_csv
 from backtest.ingest.okx_files import read_instruments
 from backtest.ingest.staging import Staging
 from backtest.layout import META_FILE
 from backtest.quality import clean_instruments
+from backtest.snapshot_times import unpaired_snapshots
 
 
 QUARANTINE_FILE = "quarantine.csv"
+MOST_NAMES = 5
+"""Accounts that a note names."""
+HINTS = {
+    NOT_A_TIME: " (say how times are written: format = 'iso', 'ms', '%d/%m/%Y %H:%M' ...)",
+    NOT_A_NUMBER: " (say how numbers are written: decimal = '.' or ',')",
+}
+"""What a mapping may be lacking, by the reason of the first bad row."""
 Progress = Callable[[int, int, str], None]
 """Called with files done, all files and the file that is next."""
 
@@ -100,6 +108,7 @@ class _Ingest:
             self.staging.close()
         self._refuse_many()
         dataset = writer.finish()
+        self.notes += [f"note: {warning}" for warning in unpaired_snapshots(dataset)]
         return IngestReport(
             dataset, self.intake.ledger.tallies, self.rows, self.notes, self._save_quarantine()
         )
@@ -233,6 +242,17 @@ class _Ingest:
                 f"assumed: {described:,} accounts that no file describes have segment and borrow "
                 f"mode '{self.config.accounts.borrow_mode}' of [ingest.accounts]"
             )
+        if accounts.incomplete:
+            self.notes.append(self._incomplete(sorted(accounts.incomplete)))
+
+    def _incomplete(self, names: list[str]) -> str:
+        shown = ", ".join(names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")
+        does = "keeps them out and counts them as quarantined"
+        if self.config.accounts.incomplete == "keep":
+            does = "margins what is left of them ([ingest.accounts] incomplete = 'keep')"
+        return (
+            f"incomplete: {len(names):,} accounts hold quarantined rows ({shown}); a replay {does}"
+        )
 
     # -- quarantine --------------------------------------------------------------------------------
 
@@ -252,13 +272,14 @@ class _Ingest:
             f"{ledger.quarantined:,} of {ledger.read:,} rows are quarantined ({shown}), allowed: "
             f"[ingest] max_quarantined_share = {most:g}; first: {first['file']} row "
             f"{first['row']}, column '{first['column']}', value '{first['value']}': "
-            f"{first['reason']}; all of them: {saved}"
+            f"{first['reason']}{HINTS.get(str(first['reason']), '')}; all of them: {saved}"
         )
 
     def _save_quarantine(self) -> Path | None:
         rows = self.intake.ledger.quarantine()
         path = self.out / QUARANTINE_FILE
         if rows.empty:
+            path.unlink(missing_ok=True)  # of an earlier attempt
             return None
         write_bytes(path, rows.to_csv(index=False).encode())
         return path

@@ -1,5 +1,6 @@
 """Text of CSV files as numbers, times and names; what cannot be read is quarantined."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ from backtest.errors import ConfigError, DataError
 from backtest.ingest.ledger import NOT_A_NUMBER, NOT_A_TIME, Ledger
 from backtest.market.black import BoolArray, FloatArray
 from backtest.market.series import rows_of
-from backtest.row_rules import MISSING
+from backtest.row_rules import MISSING, NOT_ALLOWED
 from backtest.tables import SOURCE_FILE, SOURCE_ROW
 
 
 _EMPTY = ("", "nan", "NaN", "null", "NULL", "None", "N/A", "NA", "-")
+BAD = "_bad"
+"""Marks rows that cannot be read, where they are not left out at once."""
 _UNITS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _LATEST_US = 4_102_444_800_000_000
 """1 January 2100: a later time is a wrong unit."""
@@ -70,6 +73,15 @@ class Cells:
             self.reject(empty, column, MISSING)
         return found * scale
 
+    def signed(
+        self, column: str, numbers: FloatArray, sign: str, signs: Mapping[str, int]
+    ) -> FloatArray:
+        """Numbers with the sign that another column names; no other name, no negative number."""
+        factors = self.text(sign).str.strip().map(signs).to_numpy(np.float64, na_value=np.nan)
+        self.reject(np.isnan(factors), sign, NOT_ALLOWED)
+        self.reject(numbers < 0.0, column, NOT_ALLOWED)
+        return numbers * factors
+
     def names(self, column: str, needed: bool = True) -> pd.Series:
         """A column as names; empty is null, and quarantined where it is ``needed``."""
         text = self.text(column).str.strip()
@@ -97,11 +109,16 @@ class Cells:
             self.reject(empty, column, MISSING)
         return found
 
-    def kept(self, columns: dict[str, Any]) -> pd.DataFrame:
-        """The columns of the rows that are not quarantined, with their file and row."""
+    def whole(self, columns: dict[str, Any]) -> pd.DataFrame:
+        """The columns of all rows, with their file and row, and ``_bad`` where quarantined."""
         frame = pd.DataFrame(columns, index=self._rows.index)
         for name in (SOURCE_FILE, SOURCE_ROW):
             frame[name] = self._rows[name]
+        return frame.assign(**{BAD: self.bad})
+
+    def kept(self, columns: dict[str, Any]) -> pd.DataFrame:
+        """The columns of the rows that are not quarantined, with their file and row."""
+        frame = self.whole(columns).drop(columns=BAD)
         return rows_of(frame, ~self.bad).reset_index(drop=True) if self.bad.any() else frame
 
 

@@ -26,6 +26,8 @@ MAPPED: dict[str, tuple[str, ...]] = {
     FUNDING: ("time", "instrument_id", "funding_rate"),
 }
 """Columns of everything that a mapping can make."""
+SIGNED = ("contracts", "cash", "funding_rate")
+"""Columns whose sign may stand in another column of the file."""
 
 
 class AccountDefaults(Section):
@@ -33,6 +35,9 @@ class AccountDefaults(Section):
 
     segment: str = "ingested"
     borrow_mode: Literal["auto", "non_auto"] = "auto"
+    incomplete: Literal["quarantine", "keep"] = "quarantine"
+    """Accounts of which a row cannot be used: the replay keeps them out and counts them, or what is
+    left of them is replayed."""
 
 
 class _Source(Section):
@@ -113,6 +118,14 @@ class TimeFormat(Section):
         return value
 
 
+class SignRule(Section):
+    """A column that says which way an amount goes: long or short, buy or sell."""
+
+    column: str
+    names: Annotated[dict[str, Literal[-1, 1]], Field(min_length=1)]
+    """What the file says to the sign, for instance ``{ LONG = 1, SHORT = -1 }``."""
+
+
 class ColumnRule(Section):
     """Where a column of the dataset comes from: a column of the file, or one value for all rows."""
 
@@ -122,6 +135,8 @@ class ColumnRule(Section):
     """Numbers are multiplied by it: 0.01 for percent, -1 for the other sign."""
     names: dict[str, str] = Field(default_factory=dict)
     """Other names for what the file says, for instance ``{ XBT = "BTC" }``."""
+    sign: SignRule | None = None
+    """Another column that gives the sign; the number itself must not be negative then."""
     zone: str = "UTC"
     format: str = "iso"
 
@@ -129,6 +144,8 @@ class ColumnRule(Section):
     def _one(self) -> "ColumnRule":
         if (self.column is None) == (self.value is None):
             raise ValueError("give either 'column' or 'value'")
+        if self.sign is not None and self.column is None:
+            raise ValueError("'sign' needs a 'column'")
         return self
 
 
@@ -161,6 +178,9 @@ class CsvSource(_Source):
             if name not in known or name == "time":
                 allowed = ", ".join(n for n in known if n != "time")
                 raise ValueError(f"'columns.{name}': table '{self.table}' has {allowed}")
+            rule = self.rule(name)
+            if rule is not None and rule.sign is not None and name not in SIGNED:
+                raise ValueError(f"'columns.{name}.sign': allowed for {', '.join(SIGNED)}")
         for name in known:
             if name != "time" and name not in self.columns and name not in optional:
                 raise ValueError(f"'columns.{name}' is missing (table '{self.table}')")

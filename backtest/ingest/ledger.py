@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from backtest.dataset import utc
 from backtest.market.series import rows_of
 from backtest.row_rules import (
     MISSING,
@@ -42,11 +43,21 @@ class Tally:
     """Quarantined rows by reason."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows that are no errors and still not needed, by why."""
+    first: pd.Timestamp | None = None
+    last: pd.Timestamp | None = None
+    """Earliest and latest time of its good rows; None where it has no times."""
 
     @property
     def quarantined(self) -> int:
         """Quarantined rows."""
         return self.reasons.total()
+
+    def see(self, times: pd.Series) -> None:
+        """Widen the span of times by those of good rows."""
+        if len(times):
+            first, last = utc(times.min()), utc(times.max())
+            self.first = first if self.first is None else min(self.first, first)
+            self.last = last if self.last is None else max(self.last, last)
 
 
 class Ledger:
@@ -87,6 +98,8 @@ class Ledger:
                 rest = [("", "")] * (len(rows) - len(first))
                 column, value = zip(*places, *rest, strict=True)
                 self.set_aside(source, table, rows.assign(column=column, value=value), str(reason))
+        if "time" in clean.good.columns:
+            self.of(source).see(pd.Series(clean.good["time"]))
         return clean.good
 
     def quarantine(self) -> pd.DataFrame:

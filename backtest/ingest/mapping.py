@@ -14,13 +14,18 @@ from backtest.ingest.intake import INDEX_RANK, MARK_RANK, Intake
 from backtest.schema import NUMBER, TABLES, TIME
 
 
-def mapped_chunks(source: CsvSource, paths: list[Path], intake: Intake) -> Iterator[pd.DataFrame]:
-    """Rows of the source's table, in pieces; columns that are not mapped are null."""
+def mapped_chunks(
+    source: CsvSource, paths: list[Path], intake: Intake, with_bad: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Rows of the source's table, in pieces; columns that are not mapped are null.
+
+    Rows that cannot be read are left out, or kept and marked in a column ``_bad``.
+    """
     for path in paths:
         shown = shown_name(path, intake.base)
         chunks = csv_chunks(path, shown, intake.ledger, intake.source, source.delimiter)
         for chunk in chunks:
-            yield _mapped(chunk, source, intake)
+            yield _mapped(chunk, source, intake, with_bad)
 
 
 def read_market_csv(source: CsvSource, paths: list[Path], intake: Intake) -> Iterator[Path]:
@@ -39,7 +44,7 @@ def read_market_csv(source: CsvSource, paths: list[Path], intake: Intake) -> Ite
         yield path
 
 
-def _mapped(chunk: pd.DataFrame, source: CsvSource, intake: Intake) -> pd.DataFrame:
+def _mapped(chunk: pd.DataFrame, source: CsvSource, intake: Intake, with_bad: bool) -> pd.DataFrame:
     shown = "index" if source.table == QUOTES else source.table
     shown = "marks" if source.table == FUNDING else shown
     cells = Cells(chunk, intake.ledger, intake.source, shown, source.decimal)
@@ -57,7 +62,7 @@ def _mapped(chunk: pd.DataFrame, source: CsvSource, intake: Intake) -> pd.DataFr
         if column.name not in columns:
             empty = {NUMBER: np.nan, TIME: pd.Series(pd.NaT, chunk.index, "datetime64[us, UTC]")}
             columns[column.name] = empty.get(column.type)
-    return cells.kept(columns)
+    return cells.whole(columns) if with_bad else cells.kept(columns)
 
 
 def _time(cells: Cells, form: TimeFormat) -> pd.Series:
@@ -70,7 +75,10 @@ def _column(cells: Cells, name: str, rule: ColumnRule, table: str) -> Any:
     if rule.column is None:
         return _constant(rule.value, kind, len(cells))
     if kind == "number":
-        return cells.numbers(rule.column, rule.scale, needed=not nullable)
+        numbers = cells.numbers(rule.column, rule.scale, needed=not nullable)
+        if rule.sign is None:
+            return numbers
+        return cells.signed(rule.column, numbers, rule.sign.column, rule.sign.names)
     if kind == "time":
         return cells.times(rule.column, rule.format, rule.zone, needed=not nullable)
     text = cells.names(rule.column, needed=not nullable)

@@ -47,6 +47,7 @@ class AccountRows:
 
     account_id: str
     segment: str
+    time: pd.Timestamp
     positions: pd.DataFrame
     balances: pd.DataFrame
     orders: pd.DataFrame
@@ -85,11 +86,12 @@ def read_account(source: OkxAccountSource, paths: list[Path], intake: Intake) ->
         raise DataError(
             f"{intake.source}: no position or balance says its time (uTime); give the source 'time'"
         )
-    common = {"time": time.as_unit("us"), "account_id": source.account_id}
+    common: dict[str, Any] = {"time": time.as_unit("us"), "account_id": source.account_id}
     settings = joined["settings"]
     return AccountRows(
         source.account_id,
         source.segment or intake.config.accounts.segment,
+        common["time"],
         _positions(joined["positions"], intake).assign(**common),
         _balances(joined["balances"], intake).assign(**common),
         _orders(joined["orders"], intake).assign(**common),

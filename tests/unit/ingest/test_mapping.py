@@ -9,6 +9,7 @@ import pytest
 from backtest.dataset import Dataset
 from backtest.errors import ConfigError, DataError
 from backtest.ingest.config import load_ingest_config
+from backtest.quality import check
 from tests.unit.ingest.venue_files import make, write_text
 
 
@@ -231,3 +232,112 @@ def test_staged_rows_are_gone_after_an_error(tmp_path: Path) -> None:
 def test_a_file_without_the_section(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"section \[ingest\] is missing"):
         load_ingest_config(write_text(tmp_path / "x.toml", "[market]\n"))
+
+
+SIDED = CONFIG.replace(
+    '{ column = "short", scale = -1 }',
+    '{ column = "size", sign = { column = "side", names = { LONG = 1, SHORT = -1 } } }',
+)
+
+
+def held_at_midnight(dataset: Dataset) -> pd.DataFrame:
+    midnight = pd.Timestamp("2024-08-05T00:00Z")
+    return pd.concat([dataset.positions(midnight, b) for b in dataset.bucket_ids()])
+
+
+def test_a_side_gives_the_sign(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    with (tmp_path / "balances.csv").open("a") as file:
+        file.write("cy,2024-08-05T00:00:00Z,USD,5\n")
+    lines = [f"{who},2024-08-05T00:00:00Z,BTC-PERP,{rest}" for who, rest in (
+        ("ann", "3,SHORT"), ("bob", "4,LONG"), ("cy", "5,FLAT"), ("dan", "-6,SHORT"),
+    )]  # fmt: skip
+    write_text(tmp_path / "positions.csv", "\n".join(["who,time,id,size,side", *lines]) + "\n")
+    report = make(tmp_path, SIDED.replace("[ingest]", "[ingest]\nmax_quarantined_share = 0.5"))
+    held = held_at_midnight(report.dataset).set_index("account_id")["contracts"].dropna()
+    assert held.to_dict() == {"ann": -3.0, "bob": 4.0}
+    assert report.quarantine is not None
+    rows = pd.read_csv(report.quarantine, keep_default_na=False)
+    assert rows[["row", "column", "value", "reason"]].to_numpy().tolist() == [
+        [4, "side", "FLAT", "value not allowed"],
+        [5, "size", "-6", "value not allowed"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("SHORT = -1", "SHORT = 2", "source.4..columns.contracts"),
+        ("LONG = 1, SHORT = -1", "", "source.4..columns.contracts"),
+        ('account_id = "who", instrument_id = "id"',
+         ('account_id = "who", instrument_id = { column = "id", sign = { column = "side", '
+         "names = { LONG = 1 } } }"),
+         "columns.instrument_id.sign': allowed for contracts, cash"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_sign_are_explained(tmp_path: Path, old: str, new: str, message: str) -> None:
+    write_files(tmp_path)
+    assert SIDED.count(old) == 1
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path, SIDED.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ann,2024-08-05T00:00:00Z,SOL-PERP,1",  # not in the market
+        "ann,2024-08-05T00:00:00Z,BTC-PERP,1",  # a second time
+        "ann,2024-08-05T00:00:00Z,BTC-PERP,many",
+    ],
+)
+def test_a_row_that_cannot_be_used_keeps_its_account_out_of_the_replay(
+    tmp_path: Path, line: str
+) -> None:
+    write_files(tmp_path)
+    with (tmp_path / "positions.csv").open("a") as file:
+        file.write(line + "\n")
+    text = CONFIG.replace("[ingest]", "[ingest]\nmax_quarantined_share = 0.5")
+    report = make(tmp_path, text)
+    (note,) = [n for n in report.notes if n.startswith("incomplete")]
+    assert note.startswith("incomplete: 1 accounts hold quarantined rows (ann); a replay keeps")
+    found = check(report.dataset)
+    assert found.quarantined >= 1
+    assert set(found.reasons["positions"]) <= {
+        "unknown instrument", "duplicate key", "missing value"
+    }  # fmt: skip
+    kept = make(tmp_path, f'{text}\n[ingest.accounts]\nincomplete = "keep"\n', tmp_path / "kept")
+    assert check(kept.dataset).quarantined == 0
+    assert any("margins what is left of them" in n for n in kept.notes)
+
+
+def test_portfolios_whose_tables_stand_at_different_times_are_noted(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    path = tmp_path / "positions.csv"
+    write_text(path, path.read_text().replace("02:00:00+02:00", "02:17:00+02:00"))
+    report = make(tmp_path, CONFIG)
+    assert [n.split(";")[0] for n in report.notes if n.startswith("note")] == [
+        "note: 1 snapshot times have positions and no balances (first: 2024-08-05 00:17:00 UTC)",
+        "note: 1 snapshot times have balances and no positions (first: 2024-08-05 00:00:00 UTC)",
+    ]
+    assert len([w for w in check(report.dataset).warnings if "snapshot times" in w]) == 2
+
+
+def test_the_quarantine_is_that_of_the_last_attempt(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    config = CONFIG.replace("%d.%m.%Y", "%m/%d/%Y")
+    with pytest.raises(DataError, match=r"not a time \(say how times are written: format ="):
+        make(tmp_path, config)
+    assert (tmp_path / "dataset" / "quarantine.csv").exists()
+    report = make(tmp_path, CONFIG)
+    assert report.quarantine is None
+    assert not (tmp_path / "dataset" / "quarantine.csv").exists()
+
+
+def test_the_span_of_every_source_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    tallies = make(tmp_path, CONFIG).tallies
+    midnight = pd.Timestamp("2024-08-05T00:00Z")
+    assert (tallies["prices"].first, tallies["prices"].last) == (
+        midnight, midnight + pd.Timedelta(hours=1)
+    )  # fmt: skip
+    assert tallies["terms"].first is None
