@@ -34,6 +34,10 @@ def claim(out: Path, identity: dict[str, Any], fresh: bool) -> None:
     if marker.is_file():
         found = _identity_in(marker)
         if found["run_id"] != identity["run_id"]:
+            if [path.name for path in content] == [MARKER]:
+                # A run that ended before its first result: nothing here to mix with.
+                write_json(marker, identity)
+                return
             changed = [k for k in identity if k != "run_id" and found.get(k) != identity[k]]
             raise ConfigError(
                 f"{out}: holds another run (different: {', '.join(changed)}); "

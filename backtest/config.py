@@ -5,7 +5,7 @@ The only parser of user input besides parameter sets; every default lives here.
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +64,12 @@ class ReplaySection(Section):
     @classmethod
     def _durations(cls, value: str | None) -> str | None:
         return None if value is None else _duration(value)
+
+    @field_validator("start", "end")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        # A time or a date that names no zone is UTC, as everywhere else.
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
     @model_validator(mode="after")
     def _order(self) -> "ReplaySection":

@@ -78,6 +78,19 @@ def test_a_parameter_set_is_named_after_its_file(path: Path) -> None:
     assert load_parameter_set(path).name == path.stem
 
 
+def test_a_date_without_a_zone_is_utc(tmp_path: Path) -> None:
+    text = (CONFIGS / "smoke.toml").read_text().replace('"params/', f'"{CONFIGS}/params/')
+    path = tmp_path / "smoke.toml"
+    path.write_text(text)
+    aware = load_config(path)
+    head, replay = text.split("[replay]")
+    replay = replay.replace("T00:00:00Z", "", 1)  # a date beside a time with a zone
+    path.write_text(f"{head}[replay]{replay}")
+    naive = load_config(path)
+    assert naive.replay == aware.replay
+    assert naive.hash() == aware.hash()
+
+
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     shutil.copytree(CONFIGS / "params", tmp_path / "params")
     text = (CONFIGS / "smoke.toml").read_text(encoding="utf-8")

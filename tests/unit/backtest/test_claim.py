@@ -49,6 +49,13 @@ def test_the_folder_of_another_run_is_refused(out: Path):
     assert json.loads((out / MARKER).read_bytes()) == other
 
 
+def test_a_folder_without_any_result_becomes_that_of_a_corrected_run(tmp_path: Path):
+    claim(tmp_path, MINE, fresh=False)
+    other = MINE | {"run_id": "2", "config": "b"}
+    claim(tmp_path, other, fresh=False)
+    assert json.loads((tmp_path / MARKER).read_bytes()) == other
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"3"])
 def test_a_damaged_marker_is_named(content: bytes, out: Path):
     (out / MARKER).write_bytes(content)
