@@ -157,7 +157,7 @@ def figure_coverage(frame: pd.DataFrame, title: str) -> Figure:
     share = worst["breaches"] / worst["observations"]
     heading = (
         f"{title}: at most {text.percent(share)} of losses exceed margin, over "
-        f"{worst['horizon']} under {theme.label(worst['set'])}"
+        f"{worst['horizon']} under {theme.quoted(worst['set'])}"
     )
     with mpl.rc_context(theme.style()):
         figure, grid = theme.new_figure(heading, 3.2, 1, 2, sharey=True)

@@ -22,7 +22,7 @@ TITLES: dict[Objective, str] = {
     "episodes": "Liquidation episodes per account-day",
     "bad_debt": "Uncovered at the trigger, of gross notional a year",
     "margin": "Maintenance margin / gross notional",
-    "procyclicality": "Peak to trough of margin",
+    "procyclicality": "Margin rate, peak to trough",
 }
 
 

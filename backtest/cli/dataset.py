@@ -148,7 +148,8 @@ def _print_description(found: Description) -> None:
         _say(console, f"source: {found.source}")
     else:
         for key, value in found.source.items():
-            _say(console, f"source {key}: {value}"[:150])
+            for line in _source_lines(key, value):
+                _say(console, line[:150])
     table = Table("table", "rows", "files", "size")
     for name, rows in found.rows.items():
         table.add_row(name, f"{rows:,}", f"{found.files[name]:,}", _size(found.bytes[name]))
@@ -162,6 +163,17 @@ def _print_description(found: Description) -> None:
     times = found.snapshots
     span = f" ({times[0]} to {times[-1]})" if times else ""
     _say(console, f"accounts: {found.accounts:,}; snapshots: {len(times)}{span}")
+
+
+def _source_lines(key: str, value: Any) -> Iterator[str]:
+    """A statement about the source; of several sources, a line each."""
+    if not isinstance(value, dict):
+        yield f"source {key}: {value}"
+        return
+    for name, about in value.items():
+        if isinstance(about, dict):
+            about = ", ".join(f"{k} {v}" for k, v in about.items()) or "none"
+        yield f"{key}: {name}: {about}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -231,7 +231,7 @@ def figure_shapley(results: Results) -> Figure:
     largest = max(of_first, key=lambda r: r["cause_frac"])
     title = (
         f"{theme.label(largest['label'], 40)} is {text.percent(largest['cause_frac'])} "
-        f"of what brings accounts down under {theme.label(names[0])}"
+        f"of what brings accounts down under {theme.quoted(names[0])}"
     )
     with mpl.rc_context(theme.style()):
         figure, grid = theme.new_figure(title, 1.7 + 0.8 * len(names), 2, sharex=True)
@@ -275,7 +275,7 @@ def figure_daily_change(results: Results) -> Figure:
     day = f"{pd.DatetimeIndex(mine['day'])[most]:%Y-%m-%d}"
     grows = "grows" if total[most] > 0 else "falls"
     title = (
-        f"Margin under {theme.label(name)} {grows} most on {day}: by {text.usd(abs(total[most]))}"
+        f"Margin under {theme.quoted(name)} {grows} most on {day}: by {text.usd(abs(total[most]))}"
     )
     columns = [(c.label, f"{c.name}_change_usd") for c in results.charges(name)]
     columns.append(("residual", "residual_usd"))

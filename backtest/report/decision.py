@@ -146,7 +146,7 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
             _plain("average_imr_frac", text.percent),
         ),
         (
-            "Peak to trough of margin",
+            "Margin rate, peak to trough",
             "largest / smallest MMR / gross notional",
             _plain("peak_to_trough", _times),
         ),

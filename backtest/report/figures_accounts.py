@@ -111,7 +111,7 @@ def _hardest_hit(segments: pd.DataFrame) -> list[str]:
 
 
 def _segment_title(results: Results, segments: list[str]) -> str:
-    champion = theme.label(results.champion)
+    champion = theme.quoted(results.champion)
     table = account_stats(results, results.champion).segments
     share = _segment_share(table, segments[0]) if segments else 0.0
     if not share > 0:

@@ -92,7 +92,7 @@ def _room(left: float, amount: float, mark: float, needed: float) -> float | Non
 
 
 def _charge_title(results: Results) -> str:
-    champion = theme.label(results.champion)
+    champion = theme.quoted(results.champion)
     charges = account_stats(results, results.champion).charges
     amounts = {c: charges[f"worst_{c.name}"] for c in results.charges(results.champion)}
     whole = sum(amounts.values())

@@ -61,13 +61,13 @@ def _clock(results: Results) -> np.ndarray:
     return times(results).tz_convert(None).to_numpy()
 
 
-def _starts(count: int, most: int = _POINTS) -> np.ndarray:
+def starts_of(count: int, most: int = _POINTS) -> np.ndarray:
     """First positions of at most ``most`` runs of about equal length."""
     return np.unique(np.arange(min(count, most)) * count // max(1, min(count, most)))
 
 
 def _timeline_title(results: Results) -> str:
-    name = theme.label(results.champion)
+    name = theme.quoted(results.champion)
     started = by_time(results, results.champion)["episodes_started"].to_numpy()
     if not started.sum():
         return f"No account is liquidated under {name}"
@@ -133,7 +133,7 @@ def _draw_coins(axis: Axes, clock: np.ndarray, coins: dict[str, np.ndarray]) -> 
     for (coin, path), color in zip(coins.items(), _COIN_COLORS, strict=False):
         lowest = theme.percent_tick(round(float(np.nanmin(path)), 3))
         name = f"{theme.label(coin, 12)} (low {lowest})"
-        starts = _starts(len(path))
+        starts = starts_of(len(path))
         low, high = np.fmin.reduceat(path, starts), np.fmax.reduceat(path, starts)
         if len(starts) < len(path):
             axis.fill_between(clock[starts], low, high, color=color, alpha=0.35, linewidth=0)
@@ -147,7 +147,7 @@ def _draw_stablecoins(axis: Axes, clock: np.ndarray, moved: dict[str, np.ndarray
     axis.set_title("Stablecoins that left 1 USD, USD")
     for (coin, path), color in zip(moved.items(), ("#009e73", "#e69f00", "#cc79a7"), strict=False):
         name = f"{theme.label(coin, 12)} (low {np.nanmin(path):.4f})"
-        starts = _starts(len(path))
+        starts = starts_of(len(path))
         axis.plot(clock[starts], np.fmin.reduceat(path, starts), color=color, label=name)
     axis.yaxis.set_major_formatter(lambda v, _: f"{v:.3f}")
     theme.legend_above(axis)
@@ -155,7 +155,7 @@ def _draw_stablecoins(axis: Axes, clock: np.ndarray, moved: dict[str, np.ndarray
 
 def _draw_share(axis: Axes, results: Results) -> None:
     axis.set_title("Accounts at or below 100 % margin level, share of scored accounts")
-    clock, starts = _clock(results), _starts(len(times(results)))
+    clock, starts = _clock(results), starts_of(len(times(results)))
     for i, name in enumerate(shown_sets(results)):
         frame = by_time(results, name)
         low, scored = frames.numbers(frame, "at_or_below_100"), frames.numbers(frame, "scored")
@@ -204,7 +204,7 @@ def _draw_episodes(axis: Axes, results: Results) -> None:
 def _draw_cumulative(axis: Axes, results: Results) -> None:
     axis.set_title("Liquidation episodes, cumulative")
     clock = _clock(results)
-    starts = _starts(len(clock))
+    starts = starts_of(len(clock))
     ends = np.append(starts[1:], len(clock)) - 1
     for i, name in enumerate(shown_sets(results)):
         total = np.cumsum(frames.numbers(by_time(results, name), "episodes_started"))
@@ -255,7 +255,7 @@ def figure_charges_by_time(results: Results) -> Figure:
 
 def _draw_charges(axis: Axes, results: Results, name: str) -> None:
     frame, clock, charges = by_time(results, name), _clock(results), results.charges(name)
-    starts = _starts(len(clock))
+    starts = starts_of(len(clock))
     gross = np.add.reduceat(frames.numbers(frame, "gross_notional_usd"), starts)
 
     def share(column: str) -> np.ndarray:

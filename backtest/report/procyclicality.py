@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from backtest.statistics.procyclicality import (
@@ -33,7 +34,7 @@ from backtest.statistics.procyclicality import (
 
 from . import cells, frames, text, theme
 from .cells import Column, page_table
-from .figures_time import shown_sets
+from .figures_time import shown_sets, starts_of
 from .reader import Results
 from .section import Picture, Section
 
@@ -228,7 +229,7 @@ def procyclicality_section(results: Results) -> Section:
         [
             Column("parameter_set", "Set"),
             Column("benchmark", "Benchmark"),
-            Column("peak_to_trough", "Peak / trough", cells.ratio),
+            Column("peak_to_trough", "Peak / trough", cells.ratio, "of USD of margin"),
             Column("step", "Step"),
             Column("step_exact_frac", "Largest rise", cells.share, "over exactly that"),
             Column("step_within_frac", "Largest rise", cells.share, "within that"),
@@ -273,8 +274,8 @@ def procyclicality_section(results: Results) -> Section:
         [
             Picture(
                 "procyclicality",
-                "Top: margin over its lowest, all accounts. Below: the champion's with each tool, "
-                "and margin after the largest move of the window over margin before it.",
+                "Top: margin in USD over its lowest, all accounts. Below: the champion's with each "
+                "tool, and margin after the largest move over that before it.",
             )
         ],
         [steps, wrapped, response],
@@ -291,9 +292,9 @@ def figure_procyclicality(results: Results) -> Figure:
     first = benchmarks(results, names[0])
     who = next(iter(first))
     title = (
-        f"Margin of {theme.label(who)}, in USD, peaks at {text.TIMES} "
+        f"Margin in USD of {theme.label(who)} peaks at {text.TIMES} "
         f"{text.significant(float(peak_to_trough(first[who].to_numpy(float))))} of its lowest "
-        f"under {theme.label(names[0])}"
+        f"under {theme.quoted(names[0])}"
     )
     with mpl.rc_context(theme.style()):
         figure, grid = theme.new_figure(title, 6.4, 3)
@@ -304,27 +305,35 @@ def figure_procyclicality(results: Results) -> Figure:
                 continue
             path = paths[who]
             look: dict[str, Any] = {"color": theme.set_color(k), "linestyle": theme.set_style(k)}
-            top.plot(_clock(path), path / path.min(), label=theme.label(name), **look)
+            _draw_path(top, _clock(path), path / path.min(), label=theme.label(name), **look)
             at = shock_time(results, path)
             response = impulse_response(path.to_numpy(float), at).response
             hours = np.arange(len(response)) * results.interval_seconds / 3_600.0
-            bottom.plot(hours, response, label=theme.label(name), **look)
+            _draw_path(bottom, hours, response, label=theme.label(name), **look)
         raw = first[who].to_numpy(float)
         for k, (tool, wrap) in enumerate(tools(raw, _day(results, len(raw))).items()):
             color, style = theme.charge_color(k), theme.set_style(k)
             label = "as it is" if tool == "none" else tool
-            middle.plot(
-                _clock(first[who]), wrap(raw) / raw.min(), color=color, linestyle=style, label=label
+            wrapped = wrap(raw) / raw.min()
+            _draw_path(
+                middle, _clock(first[who]), wrapped, color=color, linestyle=style, label=label
             )
-        top.set_title("Margin / its lowest")
-        middle.set_title(f"Margin under {theme.label(names[0])} with tools / its lowest without")
-        bottom.set_title("Margin after the largest move / before")
+        top.set_title("Margin in USD / its lowest")
+        middle.set_title(f"The same under {theme.quoted(names[0])} with tools / its lowest without")
+        bottom.set_title("Margin in USD after the largest move / before")
         bottom.set_xlabel("hours after the move")
         for axis in (top, middle):
             theme.time_axis(axis, _clock(first[who]))
         theme.legend_above(top)
         theme.legend_below(middle, 32, 3)
     return figure
+
+
+def _draw_path(axis: Axes, x: np.ndarray, values: Any, **look: Any) -> None:
+    """A line with so many points at most as a page can hold; each is the highest of its stretch."""
+    starts = starts_of(len(x))
+    highest = np.maximum.reduceat(np.asarray(values, float), starts)
+    axis.plot(x[starts], highest, **look)
 
 
 def _clock(path: pd.Series) -> np.ndarray:

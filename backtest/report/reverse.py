@@ -149,10 +149,10 @@ def _levels(axis: Axes, net: pd.DataFrame, found: pd.DataFrame, k: int, label: s
 def _title(frame: pd.DataFrame, name: str) -> str:
     mine = [r for r in frames.records(_of(frame, name)) if not text.is_missing(r["distance"])]
     if not mine:
-        return f"No move within reach gets there under {theme.label(name)}"
+        return f"No move within reach gets there under {theme.quoted(name)}"
     moved = [r for r in mine if r["distance"] > 0.0]
     if not moved:
-        return f"No move is needed: every level is reached already under {theme.label(name)}"
+        return f"No move is needed: every level is reached already under {theme.quoted(name)}"
     first = moved[0]
     what = _words(first["number"], first["level"])
     what = what[0].lower() + what[1:]

@@ -153,6 +153,11 @@ def _fill(words: str, width: int) -> list[str]:
     return lines
 
 
+def quoted(name: str) -> str:
+    """A name inside a sentence: sets are called "today", and a sentence must not say so."""
+    return f"“{label(name)}”"
+
+
 def label(name: str, most: int = 28) -> str:
     """A name that is safe in a figure: no formulas, no hidden legend entries, no missing signs."""
     short = text.shorten(name, most)

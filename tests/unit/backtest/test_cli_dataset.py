@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from backtest.cli.dataset import app
+from backtest.cli.dataset import _source_lines, app
 from backtest.dataset import Dataset
 from backtest.errors import ConfigError, DataError, PmStressError
 from tests.unit.backtest import dataset_rows as rows
@@ -20,6 +20,16 @@ def fail(*words: str) -> tuple[PmStressError, str]:
     result = CliRunner().invoke(app, list(words))
     assert isinstance(result.exception, PmStressError)
     return result.exception, result.output
+
+
+def test_sources_are_described_in_words() -> None:
+    told = {"marks": {"kind": "csv", "files": 2}, "usd": {}, "index_from_marks": False}
+    assert list(_source_lines("sources", told)) == [
+        "sources: marks: kind csv, files 2",
+        "sources: usd: none",
+        "sources: index_from_marks: False",
+    ]
+    assert list(_source_lines("seed", 7)) == ["source seed: 7"]
 
 
 def test_describe(tmp_path: Path) -> None:

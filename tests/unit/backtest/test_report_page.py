@@ -21,6 +21,7 @@ from backtest.report.build import build_report
 from backtest.report.compare import pairing
 from backtest.report.figures import FIGURES, figure_flips
 from backtest.report.html import render
+from backtest.report.procyclicality import figure_procyclicality
 from backtest.report.reader import Results
 from tests.unit.backtest.fake_results import Spec, write_results
 
@@ -219,6 +220,14 @@ def test_no_figure_cuts_its_data(folder: Path, tmp_path: Path):
             drawn += [np.asarray(p.vertices)[:, 1] for c in areas for p in c.get_paths()]
             top = max(axes.get_ylim()) * (1 + 1e-9)
             assert all(np.nanmax(heights) <= top for heights in drawn), name
+
+
+@pytest.mark.parametrize("name", ["timeline", "charges_by_time", "procyclicality"])
+def test_lines_of_long_windows_hold_few_points(name: str, tmp_path: Path):
+    results = Results(write_results(tmp_path, Spec(accounts=20, times=2_000)))
+    draw = (FIGURES | {"procyclicality": figure_procyclicality})[name]
+    lines = [line for axis in draw(results).axes for line in axis.get_lines()]
+    assert max(len(np.asarray(line.get_xdata())) for line in lines) in range(500, 601)
 
 
 def test_inline_picture_takes_colours_and_font_of_the_page(folder: Path):
