@@ -37,7 +37,7 @@ from backtest.ingest.okx_files import read_instruments
 from backtest.ingest.staging import Staging
 from backtest.layout import META_FILE
 from backtest.quality import clean_instruments
-from backtest.snapshot_times import unpaired_snapshots
+from backtest.snapshot_times import known_snapshots, lonely_snapshots, unpaired_snapshots
 
 
 QUARANTINE_FILE = "quarantine.csv"
@@ -100,6 +100,7 @@ class _Ingest:
     def run(self) -> IngestReport:
         adds_accounts = all(_is_account(source) for source in self.config.source)
         existing = self._existing() if adds_accounts else None
+        before = known_snapshots(existing) if existing is not None else set()
         try:
             writer = self._writer(existing)
             market = self._market(writer, existing)
@@ -108,7 +109,8 @@ class _Ingest:
             self.staging.close()
         self._refuse_many()
         dataset = writer.finish()
-        self.notes += [f"note: {warning}" for warning in unpaired_snapshots(dataset)]
+        warnings = unpaired_snapshots(dataset) + lonely_snapshots(dataset, before)
+        self.notes += [f"note: {warning}" for warning in warnings]
         return IngestReport(
             dataset, self.intake.ledger.tallies, self.rows, self.notes, self._save_quarantine()
         )

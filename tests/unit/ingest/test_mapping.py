@@ -341,3 +341,21 @@ def test_the_span_of_every_source_is_told(tmp_path: Path) -> None:
         midnight, midnight + pd.Timedelta(hours=1)
     )  # fmt: skip
     assert tallies["terms"].first is None
+
+
+def test_accounts_that_join_at_another_time_are_noted(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    out = tmp_path / "dataset"
+    head, *sources = CONFIG.split("[[ingest.source]]")
+    accounts = "[[ingest.source]]".join([head, *sources[3:]])
+    make(tmp_path, CONFIG, out)
+    write_text(tmp_path / "balances.csv", "who,time,ccy,amount\nfay,2024-08-05T00:00:00Z,USD,1\n")
+    write_text(
+        tmp_path / "positions.csv", "who,time,id,short\nfay,2024-08-05T00:00:00Z,BTC-PERP,3\n"
+    )
+    assert not [n for n in make(tmp_path, accounts, out).notes if n.startswith("note")]
+    for name in ("balances.csv", "positions.csv"):
+        text = (tmp_path / name).read_text()
+        write_text(tmp_path / name, text.replace("fay", "gus").replace("T00:00", "T00:05"))
+    (note,) = [n for n in make(tmp_path, accounts, out).notes if n.startswith("note")]
+    assert note.startswith("note: 1 snapshot times are new (first: 2024-08-05 00:05:00 UTC)")
