@@ -20,7 +20,7 @@ from tests.unit.backtest.market_files import index_of, marks_of, source_of
 
 ROOT = real_data_root()
 needs_data = pytest.mark.skipif(ROOT is None, reason="no real market history (PMSTRESS_DATA)")
-CONFIGS = ("crash-2024-08", "crash-2025-10", "feb-2026-chain", "demo")
+CONFIGS = ("usdc-2023-03", "crash-2024-08", "crash-2025-10", "feb-2026-chain", "demo")
 
 
 def section(name: str, **keys: object) -> Any:
