@@ -67,7 +67,7 @@ def reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndar
     return extra
 
 
-Carried = TypeVar("Carried", AccountState, Ledger)
+Carried = TypeVar("Carried", AccountState, Ledger, Ledger | None)
 LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
 
 

@@ -183,16 +183,6 @@ class RunConfig(Section):
             raise ValueError(f"report.champion '{champion}' is none of {names}")
         return self
 
-    @model_validator(mode="after")
-    def _simulates(self) -> "RunConfig":
-        moving = [k for k in ("interest", "conversion") if getattr(self.replay, k)]
-        if self.liquidation.mode == "simulate" and moving:
-            raise ValueError(
-                f"replay.{moving[0]} does not go with liquidation.mode 'simulate' yet; "
-                "allowed: false"
-            )
-        return self
-
     def with_engine(self, changes: dict[str, Any]) -> "RunConfig":
         """The same run with other keys of the section ``engine``.
 

@@ -18,7 +18,7 @@ from backtest.explain_liquidation import SimulatedPast, liquidated_us
 from backtest.liquidation_rules import hedging_perpetuals, rules_of_sets
 from backtest.market_window import MICROS, MarketSource, grid_times, micros, stamp
 from backtest.model_records import Currencies
-from backtest.portfolio_at import Holdings, MarketView, portfolio_at
+from backtest.portfolio_at import Holdings, MarketView, added, portfolio_at
 from backtest.reference import models as reference
 from backtest.reference.liquidation import Liquidation
 from backtest.reference.okx_debts import debt_step
@@ -72,16 +72,16 @@ def explain_portfolio(
     past = AccountHistory(dataset, config, account, with_hedges=simulates)
     rules = SetRules(entry.name, entry.file, Currencies([]), dataset, past.grid_us)
     portfolio = past.portfolio(utc(time))
-    moved = past.moved_by_debts(utc(time), rules)
-    portfolio["balances"] = added(portfolio["balances"], moved)
     time_us = int(micros(pd.DatetimeIndex([utc(time)]))[0])
+    moved = past.moved_by_debts(time_us, rules)
+    portfolio["balances"] = added(portfolio["balances"], moved)
     liquidation = None
     if simulates:
         which = config.parameter_sets.index(entry)
         liquidated = SimulatedPast(
             past, rules, rules_of_sets(config)[which], liquidated_us(results, entry.name, account)
         )
-        portfolio, liquidation = liquidated.at(time_us)
+        portfolio, liquidation, moved = liquidated.at(time_us)
     loaded, numbers = rules.set_at(time_us), rules.numbers_at(time_us)
     return Explained(
         parameter_set=entry.name,
@@ -162,38 +162,50 @@ class AccountHistory:
             holdings, MarketView(window, source.instruments, source.currencies.names), 0
         )
 
-    def moved_by_debts(self, time: pd.Timestamp, rules: SetRules) -> dict[str, float]:
-        """What interest and conversions have moved by a time since its snapshot, units."""
+    def moved_by_debts(
+        self, time_us: int, rules: SetRules, left: tuple[Holdings, int] | None = None
+    ) -> dict[str, float]:
+        """What interest and conversions have moved by a time, units.
+
+        ``left`` is what a liquidation has left and when, microseconds: they moved nothing of it
+        before. Without it they begin at the snapshot.
+        """
         replay = self.config.replay
         if not (replay.interest or replay.conversion):
             return {}
-        time_us = int(micros(pd.DatetimeIndex([time]))[0])
         snapshot_us = self.snapshot_us(time_us)
-        times = self.grid_us[(self.grid_us >= snapshot_us) & (self.grid_us <= time_us)]
-        hours = np.diff(np.concatenate([[snapshot_us], times]) // (3600 * MICROS))
+        if left is None:
+            holdings, since = self._at_snapshot(snapshot_us)[1], snapshot_us
+            later = self.grid_us >= snapshot_us
+        else:
+            holdings, since = left
+            later = self.grid_us > since
+        times = self.grid_us[later & (self.grid_us <= time_us)]
+        hours = np.diff(np.concatenate([[since], times]) // (3600 * MICROS))
         moved: dict[str, float] = {}
-        cash = self._at_snapshot(snapshot_us)[1].cash
         for now, passed, portfolio in zip(
-            times.tolist(), hours.tolist(), self._portfolios(times), strict=True
+            times.tolist(), hours.tolist(), self._portfolios(times, holdings), strict=True
         ):
             portfolio["balances"] = added(portfolio["balances"], moved)
             step = debt_step(
                 portfolio,
                 rules.numbers_at(now),
-                added(cash, moved),
+                added(holdings.cash, moved),
                 hours=float(passed) if replay.interest else 0.0,
                 converts=replay.conversion,
             )
             moved = added(moved, step.changes)
         return moved
 
-    def _portfolios(self, times_us: np.ndarray) -> Iterator[dict[str, Any]]:
+    def _portfolios(
+        self, times_us: np.ndarray, holdings: Holdings | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Portfolios at grid times of one snapshot, without what debts have moved."""
-        source, holdings = self._at_snapshot(self.snapshot_us(int(times_us[-1])))
+        source, held = self._at_snapshot(self.snapshot_us(int(times_us[-1])))
         window = source.window(times_us)
         view = MarketView(window, source.instruments, source.currencies.names)
         for k in range(len(times_us)):
-            yield portfolio_at(holdings, view, k)
+            yield portfolio_at(holdings or held, view, k)
 
     def holdings(self, time_us: int) -> Holdings:
         """What the account holds in the snapshot of a time."""
@@ -289,11 +301,6 @@ class AccountHistory:
             raise DataError(f"account '{self.account}' is quarantined: {reason}")
         good = clean.good
         return good[good["account_id"].astype(str) == self.account].reset_index(drop=True)
-
-
-def added(amounts: dict[str, float], changes: dict[str, float]) -> dict[str, float]:
-    """Amounts by currency with changes added."""
-    return amounts | {c: amounts.get(c, 0.0) + change for c, change in changes.items()}
 
 
 def _by_currency(rows: pd.DataFrame, column: str) -> dict[str, float]:

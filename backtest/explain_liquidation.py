@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 
 from backtest.explain_parts import level_text, line, money, number, row, table
 from backtest.market_window import micros
-from backtest.portfolio_at import Holdings, MarketView, portfolio_at
+from backtest.portfolio_at import Holdings, MarketView, added, portfolio_at
 from backtest.reference.liquidation import Liquidation, Step, liquidate
 from backtest.set_rules import SetRules
 
@@ -45,20 +45,38 @@ class SimulatedPast:
     numbers: dict[str, Any]
     times_us: list[int]
 
-    def at(self, time_us: int) -> tuple[dict[str, Any], Liquidation | None]:
-        """The account before the liquidation of a time, and that; None where there is none."""
+    def at(self, time_us: int) -> tuple[dict[str, Any], Liquidation | None, dict[str, float]]:
+        """The account before the liquidation of a time, that, and what debts have moved till then.
+
+        The liquidation is None where there is none.
+        """
         holdings, active = self.past.holdings(time_us), False
+        left_us: int | None = None
+        moved: dict[str, float] = {}
         snapshot_us = self.past.snapshot_us(time_us)
         for earlier in self.times_us:
             if earlier >= time_us or self.past.snapshot_us(earlier) != snapshot_us:
                 continue
             view = self.past.view(earlier)
-            done = self._liquidated(portfolio_at(holdings, view, 0), earlier, active=active)
+            portfolio, by_debts = self._held(holdings, left_us, earlier)
+            done = self._liquidated(portfolio, earlier, active=active)
             holdings, active = left_with(holdings, done.portfolio_after, view), done.is_active
-        portfolio = portfolio_at(holdings, self.past.view(time_us), 0)
+            left_us, moved = earlier, added(moved, by_debts)
+        portfolio, by_debts = self._held(holdings, left_us, time_us)
+        moved = added(moved, by_debts)
         if time_us not in self.times_us:
-            return portfolio, None
-        return portfolio, self._liquidated(portfolio, time_us, active=active)
+            return portfolio, None, moved
+        return portfolio, self._liquidated(portfolio, time_us, active=active), moved
+
+    def _held(
+        self, holdings: Holdings, left_us: int | None, time_us: int
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Holdings of a snapshot, or left at a time, at a later one; what debts moved between."""
+        left = None if left_us is None else (holdings, left_us)
+        moved = self.past.moved_by_debts(time_us, self.rules, left)
+        portfolio = portfolio_at(holdings, self.past.view(time_us), 0)
+        portfolio["balances"] = added(portfolio["balances"], moved)
+        return portfolio, moved
 
     def _liquidated(self, portfolio: dict[str, Any], time_us: int, *, active: bool) -> Liquidation:
         return liquidate(portfolio, self.rules.numbers_at(time_us), self.numbers, active=active)

@@ -118,6 +118,23 @@ def applied(snapshot: Snapshot, ledger: LiquidationLedger) -> Snapshot:
     )
 
 
+def with_moved(snapshot: Snapshot, change_units: np.ndarray) -> Snapshot:
+    """The snapshot whose cash holds what debts have moved.
+
+    Args:
+        snapshot: portfolios.
+        change_units: of its accounts in their order, units of each currency [currency, account].
+    """
+    account, currency = np.nonzero(change_units.T)
+    return replace(
+        snapshot,
+        cash_account=np.concatenate([snapshot.cash_account, account]),
+        cash_currency=np.concatenate([snapshot.cash_currency, currency]),
+        cash=np.concatenate([snapshot.cash, change_units[currency, account]]),
+        spot_limit=np.concatenate([snapshot.spot_limit, np.full(len(account), np.nan)]),
+    )
+
+
 def after(
     ledger: LiquidationLedger,
     batch: Batch,

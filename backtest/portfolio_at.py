@@ -62,6 +62,11 @@ class MarketView:
         return self._rows[column]
 
 
+def added(amounts: dict[str, float], changes: dict[str, float]) -> dict[str, float]:
+    """Amounts by currency with changes added."""
+    return amounts | {c: amounts.get(c, 0.0) + change for c, change in changes.items()}
+
+
 def number_or_none(value: Any) -> float | None:
     """A float, or None where it is missing or not finite."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -166,6 +166,11 @@ class ReplayContext:
         """The window in which the portfolios of a snapshot begin."""
         return next(w for w in self.plan.windows if w.snapshot_us == snapshot_us)
 
+    @property
+    def moves_debts(self) -> bool:
+        """Whether debts move anything."""
+        return self.config.replay.interest or self.config.replay.conversion
+
     def time_ids(self, window: Window) -> np.ndarray:
         """Grid positions of a window's times, padded with -1 to the window length."""
         ids = np.full(self.config.engine.window_times, -1)
@@ -296,9 +301,8 @@ class BucketReplay:
         simulation = self._simulation(s, window, before, known, mine, segments)
         for batch in self.loader.grouped(loaded, split=is_split):
             at = mine[batch.accounts]
-            debts = None
-            if ledger is not None:
-                debts = Debts(take(ledger, at), hours, self.config.replay.conversion)
+            owed = None if ledger is None else take(ledger, at)
+            debts = owed and Debts(owed, hours, self.config.replay.conversion)
             segment = portfolios.segment[batch.accounts]
             with self.stages("compute"):
                 result = self.context.engine.replay(
@@ -308,7 +312,7 @@ class BucketReplay:
                 self.context.check_once(s, window, batch, result, portfolios.snapshot)
                 simulated = None
                 if simulation is not None:
-                    simulated = simulation.through(batch, at, take(state, at), result)
+                    simulated = simulation.through(batch, at, take(state, at), result, owed)
                     result = simulated.result
             sums += result.sums
             settled += result.num_settled
@@ -334,8 +338,7 @@ class BucketReplay:
 
     def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:
         """What debts have moved before the window, None where the run moves nothing."""
-        replay = self.config.replay
-        if not (replay.interest or replay.conversion):
+        if not self.context.moves_debts:
             return None
         last = self.plan.windows[window.number - 1] if window.number else window
         count = len(self.context.currencies.names)
@@ -364,6 +367,7 @@ class BucketReplay:
             widened_snapshot(self._loaded.portfolios.snapshot, mine, known),
             segments,
             carried_ledger(before if is_same else None, known),
+            self.context.hours(window) if self.context.moves_debts else None,
         )
 
     def _finish(

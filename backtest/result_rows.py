@@ -16,7 +16,8 @@ from backtest.cells import Cell
 from backtest.market_window import stamp
 from backtest.plan import Plan, Window
 from backtest.schema import NAME, NUMBER, TIME
-from backtest.simulate import Simulated, Version
+from backtest.simulate import Simulated
+from backtest.simulated_path import Version
 from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, VOL_STATES, binding
 from backtest.window_records import TileResult, WindowTables
 from kernels.episodes import EVENT_BITS, STARTED, STATUS_MASK
@@ -258,14 +259,14 @@ def _binding(
     coin, charge, cell = (np.empty(len(when), int) for _ in range(3))
     parts = []
     everyone = np.arange(len(batch.accounts))
-    for version in versions or [Version(batch, everyone, np.ones((0, 0), bool))]:
+    for version in versions or [Version(batch, everyone, np.ones((0, 0), bool), changes)]:
         inside = np.searchsorted(version.who, who)
         inside = np.minimum(inside, len(version.who) - 1)
         mine = version.who[inside] == who
         if versions is not None:
             mine &= version.holds[when, inside]
         rows = np.flatnonzero(mine)
-        found = _bound(version.batch, when[rows], inside[rows], priced, changes)
+        found = _bound(version.batch, when[rows], inside[rows], priced, version.changes)
         coin[rows], charge[rows], cell[rows] = found[:3]
         parts.append(found[3]._replace(row=rows[found[3].row]))
     moves = np.asarray(priced.model.grid_moves(priced.params))

@@ -5,6 +5,10 @@ taken out: each is liquidated at the first time that this is due, scored again w
 over the rest of the window, and so on until no trigger is left in it. What is left carries through
 later windows until a new snapshot is read, which says what the account holds from then on.
 
+Where debts move, they do so on what liquidation has left: interest and conversion of a time come
+before its liquidation. What is left holds as cash what they have moved by then, and their ledger
+of changes begins anew, as at a snapshot; what was paid altogether stays counted.
+
 The numbers of a time are those before its liquidations; what these led to is seen from the next
 time on. Accounts that liquidation has not changed keep the numbers of the engine, bit for bit.
 """
@@ -21,7 +25,7 @@ import pyarrow as pa
 from backtest.account_state import put, take
 from backtest.batching import SHAPES, Batch, Shape, Snapshot, Terms, batches
 from backtest.engine import Engine
-from backtest.liquidation_ledger import LiquidationLedger, after, applied
+from backtest.liquidation_ledger import LiquidationLedger, after, applied, with_moved
 from backtest.liquidation_records import hedges, liquidation_record, listing_record
 from backtest.liquidation_room import rooms
 from backtest.liquidation_rows import TIME_SCHEMA, Axis, rows_of, step_schema, table_of
@@ -30,8 +34,10 @@ from backtest.market_window import stamp
 from backtest.scores import Scores
 from backtest.set_rules import SetRules
 from backtest.settle import some_of, with_accounts
+from backtest.simulated_path import Path, Version
 from backtest.tile_programs import sum_up
-from backtest.window_records import TileResult, WindowTables
+from backtest.window_records import Debts, TileResult, WindowTables
+from kernels.debts import Ledger
 from kernels.episodes import AccountState
 from kernels.features import CASH
 from kernels.records import AccountMargin
@@ -45,20 +51,6 @@ TILE = 64
 """Accounts of a tile of those that are scored again."""
 LEFT_SHAPES = (Shape(4, 4, 2, 8), *SHAPES[-3:])
 """Classes of what liquidation leaves: few, since few accounts are in them."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """Accounts of a batch as they were at some of the times of a window.
-
-    Fields:
-        batch: their book; who: their places in the batch of the replay.
-        holds: whether this was their book [time, account].
-    """
-
-    batch: Batch
-    who: np.ndarray
-    holds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,6 +104,7 @@ class WindowSimulation:
         snapshot: portfolios of the bucket, accounts in the order of ``ledger``.
         segment: segment code of each account.
         ledger: what liquidation has left before the window.
+        hours: full hours before each time that pay interest; None where debts move nothing.
     """
 
     def __init__(
@@ -122,11 +115,13 @@ class WindowSimulation:
         snapshot: Snapshot,
         segment: np.ndarray,
         ledger: LiquidationLedger,
+        hours: np.ndarray | None = None,
     ) -> None:
         context = simulator.context
         self.simulator, self.window = simulator, window
         self.priced = priced.in_float64
         self.snapshot, self.segment, self.ledger = snapshot, segment, ledger
+        self._hours, self._converts = hours, context.config.replay.conversion
         self.axis = context.axis(window.snapshot_us)
         self.time_ids = context.time_ids(window)
         self.times_us = context.plan.times_us[window.first : window.stop]
@@ -141,7 +136,12 @@ class WindowSimulation:
         """Rows of ``liquidated`` and of ``liquidations``."""
 
     def through(
-        self, batch: Batch, at: np.ndarray, state: AccountState, result: TileResult
+        self,
+        batch: Batch,
+        at: np.ndarray,
+        state: AccountState,
+        result: TileResult,
+        owed: Ledger | None = None,
     ) -> Simulated:
         """Take the accounts of a batch through the window.
 
@@ -150,12 +150,13 @@ class WindowSimulation:
             at: their places in the ledger.
             state: their states before the window.
             result: their scores without liquidations; codes and sums of real times.
+            owed: what debts have moved before the window, None where they move nothing.
         """
         count = len(self.times_us)
-        path = _Path(len(at), count, state, result)
+        path = Path(len(at), count, state, result, owed)
         path.level[:] = result.scores.field("margin_level")[:count]
         path.owes[:] = self._owes(result.scores)
-        path.add(batch, np.arange(len(at)), np.full(len(at), -1))
+        path.add(batch, np.arange(len(at)), np.full(len(at), -1), result.changes)
         changed = np.flatnonzero(self.ledger.is_changed[at])
         self._go_on(changed, np.full(len(at), -1), at, path)
         start, active = np.zeros(len(at), int), self.ledger.is_active[at]
@@ -164,13 +165,13 @@ class WindowSimulation:
             due = np.flatnonzero(when < count)
             if not len(due):
                 break
-            before = self.ledger
+            reached, moved = self._reached(due, when, at, path)
             touched = [
-                self._liquidate(int(time), due[when[due] == time], at, path)
+                self._liquidate(int(time), due[when[due] == time], at, path, moved)
                 for time in np.unique(when[due])
             ]
             who = np.sort(np.concatenate(touched))
-            self._go_until(who, when, at, before, path)
+            path.restart(who, reached, moved)
             self._go_on(who, when, at, path)
             start[due] = when[due] + 1
             active = self.ledger.is_active[at]
@@ -196,13 +197,20 @@ class WindowSimulation:
             return np.zeros((count, scores.num_accounts), bool)
         return scores.charge(self.priced.model.borrow_charge)[:count] > 0
 
-    def _liquidate(self, time: int, who: np.ndarray, at: np.ndarray, path: "_Path") -> np.ndarray:
-        """Liquidate some accounts of a batch at a time; those that anything changed of."""
+    def _liquidate(
+        self, time: int, who: np.ndarray, at: np.ndarray, path: Path, moved: Ledger | None
+    ) -> np.ndarray:
+        """Liquidate some accounts of a batch at a time; those that anything changed of.
+
+        ``moved`` is what debts have moved of all accounts of the batch, of these by the time.
+        """
         table = jax.tree.map(lambda x: x[..., time], self.priced.tables)
         params = jax.tree.map(lambda x: x[time], self.priced.params)
         time_us = int(self.times_us[time])
         rules = self.simulator.record(time_us)
-        snapshot, places = self._left(at[who], self.ledger)
+        snapshot, places = self._left(at[who])
+        if moved is not None:
+            snapshot = with_moved(snapshot, np.asarray(moved.change_units)[:, who])
         features = np.asarray(table.features)
         deltas = np.where(self.axis.terms.is_option, 0.0, _cash_delta(features, self.axis.terms))
         touched = []
@@ -218,8 +226,8 @@ class WindowSimulation:
                     rules,
                     self.simulator.surplus_share,
                 )
-                moved = replace(some_of(part, some), accounts=mine)
-                self.ledger = after(self.ledger, moved, done, self.axis.terms)
+                batch = replace(some_of(part, some), accounts=mine)
+                self.ledger = after(self.ledger, batch, done, self.axis.terms)
                 self._keep(done, mine, time_us, deltas)
                 of_batch = who[np.searchsorted(at[who], mine)]
                 last = np.flatnonzero(done.is_touched)
@@ -228,11 +236,11 @@ class WindowSimulation:
                 touched.append(of_batch[last])
         return np.concatenate(touched)
 
-    def _left(self, accounts: np.ndarray, ledger: LiquidationLedger) -> tuple[Snapshot, np.ndarray]:
-        """What some accounts hold by a ledger, and their places in it, ascending."""
+    def _left(self, accounts: np.ndarray) -> tuple[Snapshot, np.ndarray]:
+        """What some accounts hold now, and their places in the ledger, ascending."""
         keep = np.zeros(len(self.snapshot.account_ids), bool)
         keep[accounts] = True
-        return applied(self.snapshot.only(keep), ledger.only(keep)), np.flatnonzero(keep)
+        return applied(self.snapshot.only(keep), self.ledger.only(keep)), np.flatnonzero(keep)
 
     def _batches(self, snapshot: Snapshot) -> list[Batch]:
         return batches(
@@ -257,28 +265,26 @@ class WindowSimulation:
             self.rows[0].append(at_time)
             self.rows[1].extend(steps)
 
-    def _go_until(
-        self,
-        who: np.ndarray,
-        when: np.ndarray,
-        at: np.ndarray,
-        ledger: LiquidationLedger,
-        path: "_Path",
-    ) -> None:
-        """Bring the states of some accounts to the time of their liquidation."""
+    def _reached(
+        self, who: np.ndarray, when: np.ndarray, at: np.ndarray, path: Path
+    ) -> tuple[AccountState, Ledger | None]:
+        """States and ledgers of the batch, of some accounts those after the time they are due."""
+        state, owed = jax.tree.map(np.array, (path.state, path.owed))
         spans = np.stack([path.begun[who], when[who]], axis=1)
         for first, last in np.unique(spans, axis=0).tolist():
             some = who[(spans == [first, last]).all(axis=1)]
-            for _, of_batch, found in self._replayed(some, first, last + 1, at, ledger, path):
-                put(path.state, of_batch, found.state)
+            for _, of_batch, found in self._replayed(some, first, last + 1, at, path):
+                put(state, of_batch, found.state)
+                put(owed, of_batch, found.ledger)
+        return state, owed
 
-    def _go_on(self, who: np.ndarray, when: np.ndarray, at: np.ndarray, path: "_Path") -> None:
+    def _go_on(self, who: np.ndarray, when: np.ndarray, at: np.ndarray, path: Path) -> None:
         """Take some accounts on with what they hold now; it counts after ``when``."""
         for time in np.unique(when[who]).tolist():
             some, first, count = who[when[who] == time], time + 1, len(self.times_us)
-            for moved, of_batch, found in self._replayed(some, first, count, at, self.ledger, path):
+            for batch, of_batch, found in self._replayed(some, first, count, at, path):
                 path.put(of_batch, first, found, self._owes(found.scores))
-                path.add(moved, of_batch, when[of_batch])
+                path.add(batch, of_batch, when[of_batch], found.changes)
 
     def _replayed(
         self,
@@ -286,41 +292,43 @@ class WindowSimulation:
         first: int,
         stop: int,
         at: np.ndarray,
-        ledger: LiquidationLedger,
-        path: "_Path",
+        path: Path,
     ) -> Iterator[tuple[Batch, np.ndarray, TileResult]]:
         """Some accounts of a batch through some times, from the states that they have."""
-        snapshot, places = self._left(at[who], ledger)
+        snapshot, places = self._left(at[who])
         ids = np.full_like(self.time_ids, -1)
         ids[first:stop] = self.time_ids[first:stop]
         for part in self._batches(snapshot):
             mine = places[part.accounts]
-            moved = replace(part, accounts=mine)
+            batch = replace(part, accounts=mine)
             of_batch = who[np.searchsorted(at[who], mine)]
-            yield (
-                moved,
-                of_batch,
-                self.simulator.engine.replay(
-                    moved, take(path.state, of_batch), self.priced, self.segment[mine], ids
-                ),
+            debts, state = None, take(path.state, of_batch)
+            if path.owed is not None and self._hours is not None:
+                debts = Debts(take(path.owed, of_batch), self._hours, self._converts)
+            found = self.simulator.engine.replay(
+                batch, state, self.priced, self.segment[mine], ids, debts
             )
+            yield batch, of_batch, found
 
-    def _finished(self, path: "_Path", at: np.ndarray, result: TileResult) -> Simulated:
+    def _finished(self, path: Path, at: np.ndarray, result: TileResult) -> Simulated:
         """The result with the paths of the accounts that liquidation has changed."""
         who = path.who
         if not len(who):
             return Simulated(result, path.versions, path.stages)
-        margin, codes, state = path.of(who)
+        margin, codes, state, owed = path.of(who)
         old, codes_before = result.scores.of(who), np.zeros_like(codes)
         count, segment = len(self.times_us), self.segment[at[who]]
         codes_before[:count] = result.codes[:, who]
         sums = self._summed(margin, codes, segment) - self._summed(old, codes_before, segment)
-        both = with_accounts((result.state, result.codes), who, (state, codes[:count]))
+        whole = with_accounts(
+            (result.state, result.codes, result.ledger), who, (state, codes[:count], owed)
+        )
         return Simulated(
             result=replace(
                 result,
-                state=both[0],
-                codes=both[1],
+                state=whole[0],
+                codes=whole[1],
+                ledger=whole[2],
                 sums=result.sums + sums[:count],
                 scores=_replaced(result.scores, who, margin),
             ),
@@ -340,96 +348,6 @@ class WindowSimulation:
             valid = np.arange(TILE) < count - start
             total = total + np.asarray(sum_up(*cut, valid, num_segments=num_segments, names=names))
         return total
-
-
-class _Path:
-    """The accounts of a batch through a window: which numbers, states and books each had when.
-
-    Args:
-        num_accounts, num_times: of the batch and of the window.
-        state: states before the window.
-        result: what the engine gives where nobody is liquidated.
-
-    Attributes:
-        level, owes: margin level, and whether debts may have to be repaid [time, account].
-        begun: first time of the book that an account holds now; state: its state before that time.
-        stages: last stage of each liquidation [time, account].
-    """
-
-    def __init__(
-        self, num_accounts: int, num_times: int, state: AccountState, result: TileResult
-    ) -> None:
-        shape = num_times, num_accounts
-        self.num_times, self.result = num_times, result
-        self.level, self.owes = np.zeros(shape), np.zeros(shape, bool)
-        self.begun = np.zeros(num_accounts, int)
-        self.state = jax.tree.map(np.array, state)
-        self.stages = np.full(shape, "", dtype="U16")
-        self._ends = jax.tree.map(np.array, state)
-        self._version = np.zeros(shape, int)
-        self._parts: list[tuple[Batch, np.ndarray]] = []
-        self._place: dict[int, int] = {}
-        self._values: tuple[AccountMargin, np.ndarray] | None = None
-
-    @property
-    def who(self) -> np.ndarray:
-        """Accounts whose numbers are not those of the engine, ascending."""
-        return np.asarray(sorted(self._place), int)
-
-    @property
-    def versions(self) -> list[Version]:
-        """The books that were held at some time."""
-        found = []
-        for k, (batch, who) in enumerate(self._parts):
-            holds = self._version[:, who] == k
-            if holds.any():
-                found.append(Version(batch, who, holds))
-        return found
-
-    def add(self, batch: Batch, who: np.ndarray, when: np.ndarray) -> None:
-        """Let some accounts have another book after a time."""
-        later = np.arange(self.num_times)[:, None] > when[None]
-        self._version[:, who] = np.where(later, len(self._parts), self._version[:, who])
-        self._parts.append((batch, who))
-        self.begun[who] = when + 1
-
-    def put(self, who: np.ndarray, first: int, found: TileResult, owes: np.ndarray) -> None:
-        """Let some accounts have other numbers from a time on."""
-        self._join(who)
-        assert self._values is not None
-        at = [self._place[k] for k in who.tolist()]
-        margin = found.scores.all
-
-        def later(old: np.ndarray, values: Any) -> None:
-            old[first:, at] = np.asarray(values)[first:]
-
-        jax.tree.map(later, self._values, (margin, found.codes))
-        self.level[first:, who] = np.asarray(margin.margin_level)[first : self.num_times]
-        self.owes[first:, who] = owes[first:]
-        put(self._ends, who, found.state)
-
-    def of(self, who: np.ndarray) -> tuple[AccountMargin, np.ndarray, AccountState]:
-        """Numbers and codes of some accounts at every time, and their states at the end."""
-        assert self._values is not None
-        at = [self._place[k] for k in who.tolist()]
-        margin, codes = jax.tree.map(lambda x: x[:, at], self._values)
-        return margin, codes, take(self._ends, who)
-
-    def _join(self, who: np.ndarray) -> None:
-        """Begin with the numbers of the engine."""
-        new = np.asarray([k for k in who.tolist() if k not in self._place], int)
-        if not len(new):
-            return
-        self._place |= {k: len(self._place) + n for n, k in enumerate(new.tolist())}
-        margin = jax.tree.map(np.array, self.result.scores.of(new))
-        codes = np.zeros(margin.status.shape, np.uint8)
-        codes[: self.num_times] = self.result.codes[:, new]
-        if self._values is None:
-            self._values = margin, codes
-            return
-        self._values = jax.tree.map(
-            lambda x, y: np.concatenate([x, y], axis=1), self._values, (margin, codes)
-        )
 
 
 def simulation_tables(simulation: WindowSimulation | None) -> dict[str, list[pa.Table | None]]:

@@ -8,6 +8,7 @@ would take another replay of its bucket, which is not done.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -19,11 +20,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from backtest.batching import Snapshot, batches, equity_usd
-from backtest.cells import safe_name
+from backtest.account_state import put, take
+from backtest.batching import Batch, Snapshot, batches, equity_usd
+from backtest.cells import CellStore, safe_name
 from backtest.durable import write_table
 from backtest.engine import initial_state
 from backtest.errors import RunError
+from backtest.liquidation_ledger import with_moved
 from backtest.market_window import micros
 from backtest.plan import Window
 from backtest.portfolios import read_portfolios
@@ -31,6 +34,8 @@ from backtest.replay import ReplayContext
 from backtest.schema import NAME, NUMBER, TIME
 from backtest.simulate import LEFT_SHAPES
 from backtest.waterfall import POLICIES, Fund, Outcome, Winners, imbalance_usd, settle
+from backtest.window_records import Debts, TileResult
+from kernels.debts import Ledger
 from kernels.features import CASH, GROSS
 
 
@@ -347,7 +352,7 @@ class _Market:
             )
             snapshot = portfolios.snapshot
             keep = np.asarray([str(n) not in touched for n in snapshot.account_ids], bool)
-            snapshot = _with_left(snapshot.only(keep), left)
+            snapshot = _with_left(self._with_moved(snapshot.only(keep), bucket), left)
             snapshots.append(snapshot)
             parts.append(self._of(snapshot, sides, legs))
         frame = pd.concat(parts, ignore_index=True).sort_values(by="name", ignore_index=True)
@@ -405,25 +410,54 @@ class _Market:
 
     def levels(self, snapshot: Snapshot) -> list[float | None]:
         """Margin levels of the accounts of a snapshot at the time."""
-        simulator = self.context.simulators[self.set]
-        time_us = int(self.context.plan.times_us[self.window.first])
         level = np.full(len(snapshot.account_ids), np.nan)
+        for batch, found in self._replayed(snapshot, None):
+            level[batch.accounts] = found.scores.field("margin_level")[self.at]
+        return [float(x) if np.isfinite(x) else None for x in level]
+
+    def _with_moved(self, snapshot: Snapshot, bucket: int) -> Snapshot:
+        """The snapshot whose cash holds what debts have moved by the time."""
+        context, window = self.context, self.window
+        if not context.moves_debts:
+            return snapshot
+        count = len(snapshot.account_ids)
+        moved = Ledger(
+            change_units=np.zeros((len(context.currencies.names), count)),
+            interest_usd=np.zeros(count),
+            converted_usd=np.zeros(count),
+            conversions=np.zeros(count, np.int32),
+        )
+        last = window.number - 1
+        if last >= 0 and context.plan.windows[last].snapshot_us == window.snapshot_us:
+            cell = CellStore(context.out).find(self.set, bucket, last)
+            assert cell is not None
+            mine = np.searchsorted(cell.accounts, snapshot.account_ids)
+            np.asarray(moved.change_units)[:] = cell.extra["ledger_change_units"][:, mine]
+        for batch, found in self._replayed(snapshot, moved):
+            put(moved, batch.accounts, found.ledger)
+        return with_moved(snapshot, np.asarray(moved.change_units))
+
+    def _replayed(
+        self, snapshot: Snapshot, moved: Ledger | None
+    ) -> Iterator[tuple[Batch, TileResult]]:
+        """A snapshot through the window till the time, with its debts where ``moved`` is given."""
+        context, simulator = self.context, self.context.simulators[self.set]
+        ids = context.time_ids(self.window)
+        ids[self.at + 1 :] = -1
         for batch in batches(
             snapshot,
             self.axis.terms,
-            self.context.currencies,
-            split=simulator.rules.is_split(time_us),
+            context.currencies,
+            split=simulator.rules.is_split(int(context.plan.times_us[self.window.first])),
             shapes=LEFT_SHAPES,
         ):
-            scores = simulator.engine.replay(
-                batch,
-                initial_state(len(batch.accounts), self.priced.model),
-                self.priced,
-                np.zeros(len(batch.accounts), int),
-                self.context.time_ids(self.window),
-            ).scores
-            level[batch.accounts] = scores.field("margin_level")[self.at]
-        return [float(x) if np.isfinite(x) else None for x in level]
+            debts, accounts = None, batch.accounts
+            if moved is not None:
+                converts = context.config.replay.conversion
+                debts = Debts(take(moved, accounts), context.hours(self.window), converts)
+            state = initial_state(len(accounts), self.priced.model)
+            segment = np.zeros(len(accounts), int)
+            yield batch, simulator.engine.replay(batch, state, self.priced, segment, ids, debts)
 
 
 def _with_left(snapshot: Snapshot, left: dict[tuple[str, int], float]) -> Snapshot:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import ValidationError
 
 from backtest.config import RunConfig
 from backtest.errors import ConfigError
@@ -62,12 +61,6 @@ def test_impact_is_refused(tmp_path: Path):
     file.write_text(changed, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"impact\.model is 'linear'.*not built yet"):
         rules_of_sets(simulating(file))
-
-
-@pytest.mark.parametrize("key", ["interest", "conversion"])
-def test_moving_debts_are_refused(key: str):
-    with pytest.raises(ValidationError, match=f"replay.{key} does not go with"):
-        config({"mode": "simulate"}, **{key: True})
 
 
 def test_hedges_are_perpetuals_in_coins_that_are_held():
