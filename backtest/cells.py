@@ -2,7 +2,8 @@
 
 A cell is one (parameter set, bucket, window). Its file holds what the next window and the final
 tables need; a folder of cells can be completed by the next run after any interruption. Cells are
-listed in one file a bucket, a line a cell with the hashes of the cell and of its result files.
+listed in one file a bucket, a line a cell with the hashes of the cell and of its result files, and
+with the name of the moved prices that it was replayed on, where liquidations move prices.
 """
 
 import hashlib
@@ -47,10 +48,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A line of a listing: SHA-256 of a cell's file, and of its result files by name."""
+    """A line of a listing: SHA-256 of a cell's file, and of its result files by name.
+
+    ``moves`` names the moves of prices until the end of the window, empty where there are none.
+    """
 
     sha256: str
     files: dict[str, str]
+    moves: str = ""
 
 
 class CellStore:
@@ -68,11 +73,20 @@ class CellStore:
         """File that lists the cells of a bucket."""
         return self.root / f"b{bucket:05d}.jsonl"
 
-    def find(self, set_index: int, bucket: int, window: int) -> Cell | None:
-        """A finished cell; None unless it and its result files are what the listing says."""
-        content, run = self._intact(set_index, bucket, window), self.root.parent
-        listed = self._listed(set_index, bucket, window)
-        if content is None or listed is None:
+    def find(self, set_index: int, bucket: int, window: int, moves: str = "") -> Cell | None:
+        """A finished cell; None unless it and its result files are what the listing says.
+
+        Args:
+            set_index: parameter set.
+            bucket: bucket.
+            window: number of the window.
+            moves: name of the moved prices that it must have been replayed on.
+        """
+        listed, run = self._listed(set_index, bucket, window), self.root.parent
+        if listed is None or listed.moves != moves:
+            return None
+        content = self._intact(set_index, bucket, window)
+        if content is None:
             return None
         is_whole = all(file_hash(run / name) == digest for name, digest in listed.files.items())
         return _decode(content) if is_whole else None
@@ -89,7 +103,7 @@ class CellStore:
             raise RunError(f"{path}: is gone or damaged; start the same command again")
         return _decode(content)
 
-    def write(self, set_index: int, bucket: int, window: int, cell: Cell) -> None:
+    def write(self, set_index: int, bucket: int, window: int, cell: Cell, moves: str = "") -> None:
         """Finish a cell; its result files must be written before."""
         files: dict[str, str] = {}
         for name in cell.files:
@@ -98,7 +112,7 @@ class CellStore:
                 raise RunError(f"{self.root.parent / name}: is gone while the run goes on")
             files[name] = digest
         path = self.path(set_index, bucket, window)
-        listed = _Listed(write_bytes(path, _encode(cell)), files)
+        listed = _Listed(write_bytes(path, _encode(cell)), files, moves)
         append_line(self.listing(bucket), _line(self._name(path), listed))
         self._of_bucket(bucket)[self._name(path)] = listed
 
@@ -134,6 +148,8 @@ class CellStore:
 
 def _line(name: str, listed: _Listed) -> bytes:
     content = {"cell": name, "sha256": listed.sha256, "files": listed.files}
+    if listed.moves:
+        content["moves"] = listed.moves
     return json.dumps(content, sort_keys=True).encode()
 
 
@@ -147,7 +163,7 @@ def _read_listing(path: Path) -> dict[str, _Listed]:
     for line in lines:
         try:
             content = json.loads(line)
-            listed = _Listed(content["sha256"], dict(content["files"]))
+            listed = _Listed(content["sha256"], dict(content["files"]), content.get("moves", ""))
             found[content["cell"]] = listed
         except (ValueError, TypeError, KeyError):
             continue  # empty, or all that a crash left of a line

@@ -11,9 +11,9 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from backtest.durable import temporary_name, write_bytes
 from backtest.engine import use_compilation_cache
 from backtest.errors import PmStressError, RunError
 from backtest.loading import Loader
+from backtest.moves import Moves
 from backtest.plan import Plan
 from backtest.program import process, source_hash, versions
 from backtest.replay import BucketReplay, ReplayContext
@@ -33,6 +34,8 @@ from backtest.workers import environments, gpus, local_client, remote_client
 
 OnCell = Callable[[int, int], None]
 Report = dict[str, Any]
+Replay = Callable[[Sequence[Moves]], list[Report]]
+"""Replays every bucket with the moves of prices of each parameter set."""
 GROUPS_A_WORKER = 4
 """Consecutive buckets are one task: enough tasks to even out, long enough to read ahead."""
 POLL_S, LOOK_S = 0.05, 2.0
@@ -41,7 +44,8 @@ PATIENCE_S = 120.0
 GO_ON = "what is finished stays, run again to go on"
 
 
-def replay_buckets(
+@contextmanager
+def replaying(
     config: RunConfig,
     plan: Plan,
     out: Path,
@@ -50,8 +54,10 @@ def replay_buckets(
     scheduler: str | None,
     on_cell: OnCell | None = None,
     stop: threading.Event | None = None,
-) -> list[Report]:
-    """Replay every bucket, ``workers`` at once, here or on an existing scheduler.
+) -> Iterator[Replay]:
+    """What replays every bucket, ``workers`` at once, here or on an existing scheduler.
+
+    It may be called several times, with other moves of prices; workers stay between the calls.
 
     Args:
         config: what to run.
@@ -59,7 +65,7 @@ def replay_buckets(
         out: results folder.
         workers: buckets at once; where there are graphics cards, one worker a card.
         scheduler: address of an existing Dask scheduler; its workers see ``out``.
-        on_cell: receives cells done and account-times at each finished window.
+        on_cell: receives cells done and account-times at each finished window, of the first call.
         stop: when it is set, other processes are stopped and the call fails.
 
     Raises:
@@ -70,19 +76,29 @@ def replay_buckets(
     job = _Job(config, plan, out.resolve(), on_cell, stop or threading.Event())
     if scheduler is not None:
         with remote_client(scheduler, engine) as client:
-            reports = _on_client(client, job)
+            yield _checked(job, lambda job: _on_client(client, job))
     elif workers > 1 and engine.workers_kind == "threads":
-        reports = _in_threads(ReplayContext(config, plan, out), workers, on_cell)
+        yield _checked(job, lambda job: _in_threads(job.context(), workers, job.on_cell))
     elif len(variables := _local_workers(workers, len(plan.buckets))) > 1:
         with local_client(variables, engine.retries) as client:
-            reports = _on_client(client, job)
+            yield _checked(job, lambda job: _on_client(client, job))
     else:
-        reports = replay_group(ReplayContext(config, plan, out), plan.buckets, on_cell)
-    failed = [r for r in reports if "error" in r]
-    if failed:
-        shown = "; ".join(f"bucket {r['bucket']}: {r['error']}" for r in failed[:3])
-        raise RunError(f"{len(failed)} of {len(reports)} buckets failed: {shown}")
-    return reports
+        yield _checked(job, lambda job: replay_group(job.context(), plan.buckets, job.on_cell))
+
+
+def _checked(job: "_Job", replay: Callable[["_Job"], list[Report]]) -> Replay:
+    """Replays a job with given moves; the first time cells are told, every time failures raise."""
+    jobs = itertools.chain([job], itertools.repeat(replace(job, on_cell=None)))
+
+    def checked(moves: Sequence[Moves]) -> list[Report]:
+        reports = replay(replace(next(jobs), moves=tuple(moves)))
+        failed = [r for r in reports if "error" in r]
+        if failed:
+            shown = "; ".join(f"bucket {r['bucket']}: {r['error']}" for r in failed[:3])
+            raise RunError(f"{len(failed)} of {len(reports)} buckets failed: {shown}")
+        return reports
+
+    return checked
 
 
 def _local_workers(workers: int, buckets: int) -> list[dict[str, str]]:
@@ -134,13 +150,18 @@ class _Job:
     out: Path
     on_cell: OnCell | None
     stop: threading.Event
+    moves: tuple[Moves, ...] = ()
+
+    def context(self) -> ReplayContext:
+        """A context of this process."""
+        return ReplayContext(self.config, self.plan, self.out, self.moves)
 
 
 def _on_client(client: Any, job: _Job) -> list[Report]:
     """Buckets on the workers of a Dask client."""
     parts = groups(job.plan.buckets, max(1, len(client.nthreads())))
     file, topic = temporary_name(job.out / "replay"), f"pmstress-{uuid.uuid4().hex}"
-    write_bytes(file, pickle.dumps((job.config, job.plan, job.out, _program())))
+    write_bytes(file, pickle.dumps((job.config, job.plan, job.out, job.moves, _program())))
     if job.on_cell is not None:
         client.subscribe_topic(topic, _once(job.on_cell))
     futures = client.compute(group_tasks(file, parts, topic), retries=job.config.engine.retries)
@@ -177,7 +198,7 @@ def _context_of(file: str) -> ReplayContext:
         if file not in _contexts:
             _contexts.clear()
             try:
-                config, plan, out, program = pickle.loads(Path(file).read_bytes())
+                config, plan, out, moves, program = pickle.loads(Path(file).read_bytes())
             except OSError as error:
                 text = f"{file}: a worker on {platform.node()} cannot read it: {error}"
                 raise RunError(text) from error
@@ -185,7 +206,7 @@ def _context_of(file: str) -> ReplayContext:
             if other := sorted(k for k in program if program[k] != mine[k]):
                 raise RunError(f"a worker on {platform.node()} has another {', '.join(other)}")
             use_compilation_cache()
-            _contexts[file] = ReplayContext(config, plan, out)
+            _contexts[file] = ReplayContext(config, plan, out, moves)
         return _contexts[file]
 
 

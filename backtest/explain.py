@@ -11,13 +11,22 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from backtest.cells import safe_name
 from backtest.config import RunConfig, SetSection
 from backtest.dataset import Dataset, bucket_of, utc
 from backtest.errors import ConfigError, DataError
 from backtest.explain_liquidation import SimulatedPast, liquidated_us
 from backtest.liquidation_rules import hedging_perpetuals, rules_of_sets
-from backtest.market_window import MICROS, MarketSource, grid_times, micros, stamp
+from backtest.market_window import (
+    MICROS,
+    MarketSource,
+    MarketWindow,
+    grid_times,
+    micros,
+    stamp,
+)
 from backtest.model_records import Currencies
+from backtest.moves import NOTHING, Moves, moved_market
 from backtest.portfolio_at import Holdings, MarketView, added, portfolio_at
 from backtest.reference import models as reference
 from backtest.reference.liquidation import Liquidation
@@ -31,7 +40,8 @@ class Explained:
     """What ``pmstress explain`` prints.
 
     Fields:
-        portfolio: the account as a ``pmstress margin`` file, marks and index as known at the time.
+        portfolio: the account as a ``pmstress margin`` file, marks and index as known at the time,
+            with what the run's liquidations have moved them by.
         answer: the float64 reference's answer with every intermediate number.
         moved: what debts have moved since the snapshot by currency, in its units.
         stored: the row of ``traces`` at that time, None where the run did not trace the account.
@@ -69,7 +79,8 @@ def explain_portfolio(
     entry = set_section(config, results, set_name)
     dataset = Dataset.open(Path(manifest["dataset"]["path"]))
     simulates = config.liquidation.mode == "simulate"
-    past = AccountHistory(dataset, config, account, with_hedges=simulates)
+    moves = saved_moves(config, results, entry) if simulates else NOTHING
+    past = AccountHistory(dataset, config, account, with_hedges=simulates, moves=moves)
     rules = SetRules(entry.name, entry.file, Currencies([]), dataset, past.grid_us)
     portfolio = past.portfolio(utc(time))
     time_us = int(micros(pd.DatetimeIndex([utc(time)]))[0])
@@ -115,12 +126,40 @@ def stored_row(results: Path, name: str, account: str, time: pd.Timestamp) -> di
     return None
 
 
+def saved_moves(config: RunConfig, results: Path, entry: SetSection) -> Moves:
+    """What the liquidations of a parameter set have moved prices by in a run.
+
+    Raises:
+        DataError: the run did not save it.
+    """
+    rule = rules_of_sets(config)[config.parameter_sets.index(entry)]["impact"]
+    if rule["model"] == "none":
+        return NOTHING
+    file = results / "impact" / f"{safe_name(entry.name)}.parquet"
+    if not file.is_file():
+        raise DataError(f"{file}: is missing; run again to write it")
+    rows = pq.read_table(file).to_pandas()
+    keys = zip(micros(rows["time"]).tolist(), rows["coin"].astype(str), strict=True)
+    moves = dict(zip(keys, rows["move_frac"].astype(float), strict=True))
+    return Moves.of(moves, moves_index=rule["moves_index"])
+
+
 class AccountHistory:
-    """Portfolios of one account as of any time of a run's grid."""
+    """Portfolios of one account as of any time of a run's grid.
+
+    ``moves`` are what liquidations have moved prices by; none if absent.
+    """
 
     def __init__(
-        self, dataset: Dataset, config: RunConfig, account: str, *, with_hedges: bool = False
+        self,
+        dataset: Dataset,
+        config: RunConfig,
+        account: str,
+        *,
+        with_hedges: bool = False,
+        moves: Moves = NOTHING,
     ) -> None:
+        self._moves = moves
         self.dataset, self.config, self.account = dataset, config, account
         self._with_hedges = with_hedges
         self._instruments = clean_instruments(dataset.instruments(with_source=True)).good
@@ -157,7 +196,7 @@ class AccountHistory:
     def portfolio_of(self, held_us: int, time_us: int) -> dict[str, Any]:
         """What the account holds at one time of the grid, at the market of another."""
         source, holdings = self._at_snapshot(self.snapshot_us(held_us))
-        window = source.window(np.asarray([time_us]))
+        window = self._market(source, np.asarray([time_us]))
         return portfolio_at(
             holdings, MarketView(window, source.instruments, source.currencies.names), 0
         )
@@ -202,7 +241,7 @@ class AccountHistory:
     ) -> Iterator[dict[str, Any]]:
         """Portfolios at grid times of one snapshot, without what debts have moved."""
         source, held = self._at_snapshot(self.snapshot_us(int(times_us[-1])))
-        window = source.window(times_us)
+        window = self._market(source, times_us)
         view = MarketView(window, source.instruments, source.currencies.names)
         for k in range(len(times_us)):
             yield portfolio_at(holdings or held, view, k)
@@ -214,8 +253,13 @@ class AccountHistory:
     def view(self, time_us: int) -> MarketView:
         """The market at a time, on the axis of the holdings."""
         source, _ = self._at_snapshot(self.snapshot_us(time_us))
-        window = source.window(np.asarray([time_us]))
+        window = self._market(source, np.asarray([time_us]))
         return MarketView(window, source.instruments, source.currencies.names)
+
+    def _market(self, source: MarketSource, times_us: np.ndarray) -> MarketWindow:
+        """The market that the account saw at some times."""
+        market = source.window(times_us)
+        return moved_market(market, self._moves, source.instruments, source.currencies)
 
     def snapshot_us(self, time_us: int) -> int:
         """Snapshot that a time belongs to."""

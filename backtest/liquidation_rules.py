@@ -53,11 +53,6 @@ def _numbers(section: LiquidationSection, model: str) -> dict[str, Any]:
             f"liquidation.rules.{model}: {file} is of the model '{rules.model}'; allowed: '{model}'"
         )
     numbers = rules.numbers()
-    if numbers["impact"]["model"] != "none":
-        raise ConfigError(
-            f"{file}: impact.model is '{numbers['impact']['model']}'; market impact in a run is "
-            "not built yet, allowed: 'none'"
-        )
     if section.fund_usd is not None:
         numbers["fund"]["start_usd"] = section.fund_usd
     if section.adl_policy is not None:

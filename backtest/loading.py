@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from backtest.batching import Batch, batches, equity_usd
 from backtest.portfolios import Portfolios, read_portfolios
 from backtest.prefetch import Prefetch
@@ -79,12 +77,10 @@ class Loader:
         least = context.config.replay.min_equity_usd
         if least is None:
             return portfolios
-        tables = context.priced(context.first_window(snapshot_us))[0].tables
         equity = equity_usd(
             portfolios.snapshot,
             context.axis(snapshot_us).terms,
             context.currencies,
-            np.asarray(tables.features[..., 0]),
-            np.asarray(tables.currency_usd[..., 0]),
+            *context.start_prices(context.first_window(snapshot_us)),
         )
         return portfolios.only(~(equity < least))

@@ -208,12 +208,14 @@ class Impact(Strict):
     """What liquidations do to prices; ``none`` leaves every number as it is without.
 
     A move is halved every ``half_life_days`` (0: gone at the next time) and is at most
-    ``max_move``. Rounds within a time end when prices move by ``tolerance`` at most.
+    ``max_move``. Rounds end when prices change by ``tolerance`` at most, or after ``max_rounds``.
+    Daily volatility is that of the index over the last ``volatility_days``.
     """
 
     model: Leaf[Literal["none", "linear", "square_root", "depth"]]
     moves_index: Leaf[bool]
     half_life_days: Leaf[NotNegative]
+    volatility_days: Leaf[Positive]
     max_move: Leaf[Move]
     max_rounds: Leaf[Count]
     tolerance: Leaf[NotNegative]

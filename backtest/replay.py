@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from backtest.liquidation_rules import hedging_perpetuals, rules_of_sets
 from backtest.loading import Loaded, Loader
 from backtest.market_window import MICROS, MarketSource, MarketWindow
 from backtest.model_records import Currencies, contract_records
+from backtest.moves import NOTHING, Moves, moved_market
 from backtest.plan import Plan, Window
 from backtest.portfolio_at import MarketView
 from backtest.portfolios import Portfolios
@@ -68,10 +70,16 @@ class _Axis:
 
 
 class ReplayContext:
-    """Shared by the buckets that one process replays: programs, parameters, priced windows."""
+    """Shared by the buckets that one process replays: programs, parameters, priced windows.
 
-    def __init__(self, config: RunConfig, plan: Plan, out: Path) -> None:
+    ``moves`` are what liquidations have moved prices by, of each parameter set; none if absent.
+    """
+
+    def __init__(
+        self, config: RunConfig, plan: Plan, out: Path, moves: Sequence[Moves] = ()
+    ) -> None:
         self.config, self.plan, self.out = config, plan, out
+        self.moves = list(moves) or [NOTHING] * len(config.parameter_sets)
         self.dataset = Dataset.open(plan.dataset)
         self.currencies: Currencies = plan.currencies
         self.engine = Engine(
@@ -91,7 +99,8 @@ class ReplayContext:
         self._lock = threading.RLock()
         self._axes: dict[int, _Axis] = {}
         self._priced: OrderedDict[int, list[WindowTables]] = OrderedDict()
-        self._first_market: dict[int, MarketWindow] = {}
+        self._first_markets: dict[int, list[MarketWindow]] = {}
+        self._start_prices: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._checked: set[Any] = set()
 
     def axis(self, snapshot_us: int) -> _Axis:
@@ -125,17 +134,54 @@ class ReplayContext:
                 return self._priced[window.number]
             axis = self.axis(window.snapshot_us)
             ids = self.time_ids(window)
-            times = self.plan.times_us[np.where(ids < 0, window.stop - 1, ids)]
-            market = axis.source.window(times[ids >= 0])
-            padded = _pad_times(market, len(ids))
-            records = [rules.records(times) for rules in self.rules]
-            priced = self.engine.price(padded, axis.contracts, records)
+            market = axis.source.window(self.plan.times_us[ids[ids >= 0]])
+            markets = [
+                moved_market(market, moves, axis.instruments, self.currencies)
+                for moves in self.moves
+            ]
+            found: dict[int, WindowTables] = {}
+            for one in {id(each): each for each in markets}.values():
+                sets = [s for s, each in enumerate(markets) if each is one]
+                found |= dict(zip(sets, self._price(window, one, sets), strict=True))
+            priced = [found[s] for s in range(len(markets))]
             self._priced[window.number] = priced
-            self._first_market[window.number] = _first_time(market)
+            self._first_markets[window.number] = [_first_time(each) for each in markets]
             while len(self._priced) > 1 and self._cached_bytes() > CACHE_BYTES:
                 number, _ = self._priced.popitem(last=False)
-                del self._first_market[number]
+                del self._first_markets[number]
             return priced
+
+    def start_prices(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Features and USD of currencies at a window's first time, before any liquidation.
+
+        Those of ``Table`` without its times; what liquidations move is not in them.
+        """
+        with self._lock:
+            if window.number not in self._start_prices:
+                if any(self.moves_until(s, window) for s in range(len(self.rules))):
+                    ids = self.time_ids(window)
+                    source = self.axis(window.snapshot_us).source
+                    market = source.window(self.plan.times_us[ids[ids >= 0]])
+                    tables = self._price(window, market, [0])[0].tables
+                else:
+                    tables = self.priced(window)[0].tables
+                self._start_prices[window.number] = (
+                    np.asarray(tables.features[..., 0]),
+                    np.asarray(tables.currency_usd[..., 0]),
+                )
+            return self._start_prices[window.number]
+
+    def moves_until(self, s: int, window: Window) -> str:
+        """Name of the moves of a set's prices that decide on a window's cells."""
+        return self.moves[s].name(int(self.plan.times_us[window.stop - 1]))
+
+    def _price(self, window: Window, market: MarketWindow, sets: list[int]) -> list[WindowTables]:
+        """Tables of some sets on one market; its times padded to the window length."""
+        ids = self.time_ids(window)
+        times = self.plan.times_us[np.where(ids < 0, window.stop - 1, ids)]
+        records = [self.rules[s].records(times) for s in sets]
+        contracts = self.axis(window.snapshot_us).contracts
+        return self.engine.price(_pad_times(market, len(ids)), contracts, records)
 
     def check_once(
         self, s: int, window: Window, batch: Batch, result: TileResult, snapshot: Snapshot
@@ -151,7 +197,7 @@ class ReplayContext:
                 return
             self._checked.add(key)
             self.priced(window)
-            market = self._first_market[window.number]
+            market = self._first_markets[window.number][s]
         view = MarketView(market, self.axis(window.snapshot_us).instruments, self.currencies.names)
         numbers = self.rules[s].numbers_at(int(self.plan.times_us[window.first]))
         check_accounts(batch, result, snapshot, view, numbers, self.config.engine.precision)
@@ -227,7 +273,8 @@ class BucketReplay:
         left_out = settled = 0
         for window in self.plan.windows:
             for s in range(num_sets):
-                cell = self.cells.find(s, self.bucket, window.number)
+                moves = self.context.moves_until(s, window)
+                cell = self.cells.find(s, self.bucket, window.number, moves)
                 if cell is not None:
                     reused += 1
                 else:
@@ -398,10 +445,12 @@ class BucketReplay:
             rows = [t for t in parts if t is not None and t.num_rows]
             if folder == "traces" and portfolios.quarantined:
                 rows.extend(self._quarantined_traces(s, portfolios.quarantined, window))
+            file = f"{folder}/{name}.parquet"
             if rows:
-                file = f"{folder}/{name}.parquet"
                 write_table(self.context.out / file, sorted_rows(rows))
                 files.append(file)
+            else:  # rows that the cell had at other prices are not its own any more
+                (self.context.out / file).unlink(missing_ok=True)
         cell = Cell(
             accounts=known,
             state=flat(state),
@@ -415,7 +464,8 @@ class BucketReplay:
             files=files,
             extra=extra,
         )
-        self.cells.write(s, self.bucket, window.number, cell)
+        moves = self.context.moves_until(s, window)
+        self.cells.write(s, self.bucket, window.number, cell, moves)
         return cell
 
     def _count_unpriced(

@@ -31,6 +31,7 @@ from backtest.durable import (
 )
 from backtest.engine import use_compilation_cache
 from backtest.ensure import ensure_dataset
+from backtest.impact_rounds import Impact
 from backtest.liquidation_rules import file_hashes, rules_of_sets
 from backtest.market_window import stamp
 from backtest.plan import Plan, make_plan
@@ -100,7 +101,8 @@ def run(
             f"replaying {plan.num_accounts:,} accounts x {len(plan.times_us):,} times x "
             f"{len(config.parameter_sets)} parameter sets"
         )
-        reports = cluster.replay_buckets(
+        impact = Impact(config, plan, dataset, out)
+        with cluster.replaying(
             config,
             plan,
             out,
@@ -108,15 +110,16 @@ def run(
             scheduler=scheduler,
             on_cell=on_cell,
             stop=stop,
-        )
+        ) as replay:
+            reports, last = impact.replay(replay, say)
         clock.lap("replay")
-        _write_summary(config, plan, out)
-        _write_index(dataset, plan, out)
-        _write_paths(config, plan, dataset, out)
+        _write_tables(config, plan, dataset, out)
         if config.liquidation.mode == "simulate":
-            write_waterfall(ReplayContext(config, plan, out), out)
+            write_waterfall(ReplayContext(config, plan, out, last.moves), out)
+        moved = impact.write(last)
         clock.lap("summary")
         manifest = _manifest(config, plan, dataset, identity, reports, clock)
+        manifest |= {"impact": moved} if moved else {}
         write_json(out / "manifest.json", manifest)
     return manifest
 
@@ -157,6 +160,12 @@ def _rule_file_hashes(schedule: Schedule) -> list[str]:
                 content = file.read_bytes() if file.is_file() else b""
                 found.append(hashlib.sha256(content).hexdigest())
     return found
+
+
+def _write_tables(config: RunConfig, plan: Plan, dataset: Dataset, out: Path) -> None:
+    _write_summary(config, plan, out)
+    _write_index(dataset, plan, out)
+    _write_paths(config, plan, dataset, out)
 
 
 def _write_summary(config: RunConfig, plan: Plan, out: Path) -> None:

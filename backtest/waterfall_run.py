@@ -111,7 +111,7 @@ def write_waterfall(context: ReplayContext, out: Path) -> None:
         RunError: the amounts do not add up to the cent.
     """
     for s, name in enumerate(context.set_names):
-        rows = _liquidated(out, name)
+        rows = liquidated_rows(out, name)
         ledger = _Ledger(context, s)
         for time, group in groupby(rows, key=lambda row: row["time"]):
             ledger.add(time, list(group))
@@ -125,7 +125,7 @@ def write_waterfall(context: ReplayContext, out: Path) -> None:
             write_table(out / folder / file, pa.Table.from_pylist(content, schema=schema))
 
 
-def _liquidated(out: Path, name: str) -> Rows:
+def liquidated_rows(out: Path, name: str) -> Rows:
     """Rows of ``liquidated`` of a set over all cells, by time and account."""
     rows: Rows = []
     for file in sorted((out / "liquidated").glob(f"{safe_name(name)}-b*.parquet")):

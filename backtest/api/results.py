@@ -195,7 +195,7 @@ class RunResults(reader.Results):
     ) -> Iterator[tuple[pd.Timestamp, dict[str, Any]]]:
         """An account at times of the grid, as portfolio files: snapshot, marks and index then.
 
-        What interest, conversions or simulated liquidations have moved is left out.
+        What interest, conversions or simulated liquidations have moved, prices too, is left out.
 
         Args:
             account_id: account.

@@ -27,6 +27,7 @@ from .figures_time import (
     figure_charges_by_time as figure_charges_by_time,
     figure_timeline as figure_timeline,
 )
+from .impact import figure_impact, has_impact
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import figure_procyclicality, has_benchmarks
@@ -66,7 +67,7 @@ def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     if has_liquidations(results):
         # Of an account that is liquidated nobody knows what it would have done.
         del found["roc"]
-        found |= LIQUIDATION_FIGURES
+        found |= LIQUIDATION_FIGURES | ({"impact": figure_impact} if has_impact(results) else {})
     if has_units(results):
         found["shapley"] = figure_shapley
     if has_benchmarks(results):

@@ -10,6 +10,7 @@ from .attribution import attribution_section
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
+from .impact import has_impact, impact_section
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import has_benchmarks, procyclicality_section
@@ -32,6 +33,7 @@ def sections(results: Results) -> list[Section]:
     found = [time_section(results)]
     if has_liquidations(results):
         found.append(liquidation_section(results))
+        found += [impact_section(results)] if has_impact(results) else []
     else:
         found.append(classifier_section(results))
     if results.schedules:

@@ -21,6 +21,7 @@ from .frequency import (
     rate_differences,
     rates,
 )
+from .impact import impact_tables
 from .liquidations import has_liquidations, liquidation_tables
 from .paths import path_table, sets_with_paths
 from .procyclicality import (
@@ -364,7 +365,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
     if sets_with_paths(results):
         tables["parameter_paths"] = path_table(results)
     tables |= _tables_of_some_runs(results)
-    tables |= liquidation_tables(results)
+    tables |= liquidation_tables(results) | impact_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)
     flips, accounts = [], []

@@ -51,7 +51,7 @@ def test_a_file_of_another_model_is_refused():
         rules_of_sets(simulating(FILES / "bybit-default.toml"))
 
 
-def test_impact_is_refused(tmp_path: Path):
+def test_an_impact_is_taken_as_the_file_has_it(tmp_path: Path):
     text = (FILES / "okx-default.toml").read_text(encoding="utf-8")
     changed = text.replace(
         '[impact]\nmodel = { value = "none"', '[impact]\nmodel = { value = "linear"'
@@ -59,8 +59,8 @@ def test_impact_is_refused(tmp_path: Path):
     assert changed != text
     file = tmp_path / "impact.toml"
     file.write_text(changed, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"impact\.model is 'linear'.*not built yet"):
-        rules_of_sets(simulating(file))
+    (numbers,) = rules_of_sets(simulating(file))
+    assert numbers["impact"]["model"] == "linear"
 
 
 def test_hedges_are_perpetuals_in_coins_that_are_held():
