@@ -160,7 +160,7 @@ def figure_impact(results: Results) -> Figure:
             last.plot(
                 frames.numbers(every, "round"),
                 frames.numbers(every, "notional_usd"),
-                "o-",
+                marker="o",
                 markersize=3,
                 color=theme.set_color(k),
                 linestyle=theme.set_style(k),
