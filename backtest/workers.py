@@ -22,6 +22,9 @@ CONNECT_S = 30
 _HERE = {"host": "127.0.0.1", "protocol": "tcp://"}
 _NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """No dashboard; what is left of the status pages cannot be reached from outside."""
+_BEFORE_START = "distributed.nanny.pre-spawn-environ"
+_ARENAS = {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2")}
+"""An arena of memory for each of XLA's threads keeps a third more than a worker needs."""
 _LEAKS = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
 """What Dask sets in this process, besides what its configuration names."""
 _COUNT = "import jax; print(sum(d.platform == 'gpu' for d in jax.local_devices()))"
@@ -83,7 +86,8 @@ def local_client(variables: list[dict[str, str]], retries: int) -> Iterator[Any]
     }
     options = {**_HERE, **_NO_PAGES, "port": 0, "allowed_failures": retries}
     scheduler = {"cls": Scheduler, "options": options}
-    with _same_environment():
+    started_with = {_BEFORE_START: {**dask.config.get(_BEFORE_START), **_ARENAS}}
+    with dask.config.set(started_with), _same_environment():
         try:
             with _unheard():
                 cluster = SpecCluster(workers=workers, scheduler=scheduler, **quiet)
@@ -99,7 +103,7 @@ def local_client(variables: list[dict[str, str]], retries: int) -> Iterator[Any]
 @contextmanager
 def _same_environment() -> Iterator[None]:
     """Afterwards take back what Dask sets here for the processes that it starts."""
-    names = {*dask.config.get("distributed.nanny.pre-spawn-environ"), *_LEAKS}
+    names = {*dask.config.get(_BEFORE_START), *_LEAKS}
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

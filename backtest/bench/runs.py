@@ -1,10 +1,12 @@
 """Targets of whole runs: `pmstress run` in processes of its own, on a generated market."""
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,8 +102,13 @@ file = "{PARAMETERS}"
         file.write_text(text, encoding="utf-8")
         return file
 
-    def run(self, config: Path, workers: int = WORKERS) -> Finished:
+    def run(self, config: Path, workers: int = WORKERS, *, on_one_core: bool = False) -> Finished:
         """One run from an existing dataset to its report.
+
+        Args:
+            config: what is run.
+            workers: buckets at once.
+            on_one_core: keep the run from all cores but one.
 
         Raises:
             RunError: it failed; the message is its own.
@@ -111,7 +118,8 @@ file = "{PARAMETERS}"
         words = ["run", str(config), "--out", str(out), "--workers", str(workers), "--fresh"]
         command = [sys.executable, "-m", "backtest", *words, "--quiet"]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with _affinity(on_one_core=on_one_core):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - start
         if done.returncode:
             raise RunError(f"{config}: the run failed: {done.stderr.strip()}")
@@ -148,16 +156,25 @@ def outside(runs: Runs) -> Measure:
 
 
 def workers(runs: Runs) -> Measure:
-    """P7: wall time with one worker over that with two, in turns."""
+    """P7: wall time of one worker on one core over that of two workers on two, in turns.
+
+    One worker that may use both cores is told beside: it reads, computes and writes at once.
+    """
     config = runs.warmed(runs.config("hours-24", HOURS))
-    one, two = [], []
+    calls: dict[str, Callable[[], Finished]] = {
+        "one_s": lambda: runs.run(config, workers=1, on_one_core=True),
+        "one_on_all_cores_s": lambda: runs.run(config, workers=1),
+        "two_s": lambda: runs.run(config, workers=2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs.repeats):
-        one.append(runs.run(config, workers=1).seconds)
-        two.append(runs.run(config, workers=2).seconds)
-    first, second = Lap(tuple(one)), Lap(tuple(two))
-    more = {"one_s": first.median_s, "two_s": second.median_s}
-    spread = max(first.spread, second.spread)
-    return Measure("P7", first.median_s / second.median_s, spread, "whole runs", more)
+        for name, call in calls.items():
+            seconds[name].append(call().seconds)
+    found = {name: Lap(tuple(each)) for name, each in seconds.items()}
+    more = {name: lap.median_s for name, lap in found.items()}
+    spread = max(lap.spread for lap in found.values())
+    note = "whole runs; a core for each worker"
+    return Measure("P7", more["one_s"] / more["two_s"], spread, note, more)
 
 
 def simulated(runs: Runs) -> Measure:
@@ -201,6 +218,20 @@ RUN_MEASURES: dict[str, Callable[[Runs], Measure]] = {
     "P10": cold_start,
 }
 """Targets that need whole runs."""
+
+
+@contextmanager
+def _affinity(*, on_one_core: bool) -> Iterator[None]:
+    """Processes that are started meanwhile run on one of the cores of this one, or on all."""
+    if not on_one_core or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(every)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
 
 
 def _toml(time_: datetime) -> str:

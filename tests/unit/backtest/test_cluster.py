@@ -219,3 +219,16 @@ def test_a_worker_that_always_dies_fails_its_buckets():
         (report,) = cluster._reports(future, [5])
     assert report["bucket"] == 5
     assert "worker was lost 2 times" in str(report["error"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_workers_begin_with_few_arenas_of_memory():
+    """The C library looks once, as a process starts; what is set later does nothing."""
+    with workers.local_client(workers.environments(1, []), retries=1) as client:
+        (begun,) = client.run(_begun_with).values()
+    assert b"MALLOC_ARENA_MAX=2" in begun
+    assert "MALLOC_ARENA_MAX" not in os.environ
+
+
+def _begun_with() -> list[bytes]:
+    return Path("/proc/self/environ").read_bytes().split(b"\0")
