@@ -429,7 +429,8 @@ class _Market:
         )
         last = window.number - 1
         if last >= 0 and context.plan.windows[last].snapshot_us == window.snapshot_us:
-            cell = CellStore(context.out).find(self.set, bucket, last)
+            moves = context.moves_until(self.set, context.plan.windows[last])
+            cell = CellStore(context.out).find(self.set, bucket, last, moves)
             assert cell is not None
             mine = np.searchsorted(cell.accounts, snapshot.account_ids)
             np.asarray(moved.change_units)[:] = cell.extra["ledger_change_units"][:, mine]

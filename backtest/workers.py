@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
@@ -86,8 +86,10 @@ def local_client(variables: list[dict[str, str]], retries: int) -> Iterator[Any]
     }
     options = {**_HERE, **_NO_PAGES, "port": 0, "allowed_failures": retries}
     scheduler = {"cls": Scheduler, "options": options}
-    started_with = {_BEFORE_START: {**dask.config.get(_BEFORE_START), **_ARENAS}}
-    with dask.config.set(started_with), _same_environment():
+    started_with = {**dask.config.get(_BEFORE_START), **_ARENAS}
+    # Dask sets them here for the processes that it starts, and leaves them.
+    kept = restored_environment({*started_with, *_LEAKS})
+    with dask.config.set({_BEFORE_START: started_with}), kept:
         try:
             with _unheard():
                 cluster = SpecCluster(workers=workers, scheduler=scheduler, **quiet)
@@ -101,9 +103,8 @@ def local_client(variables: list[dict[str, str]], retries: int) -> Iterator[Any]
 
 
 @contextmanager
-def _same_environment() -> Iterator[None]:
-    """Afterwards take back what Dask sets here for the processes that it starts."""
-    names = {*dask.config.get(_BEFORE_START), *_LEAKS}
+def restored_environment(names: Iterable[str]) -> Iterator[None]:
+    """Afterwards variables of this process are what they were; others inherit them meanwhile."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

@@ -12,7 +12,7 @@ from backtest.bench.book import World
 from backtest.bench.ours import Bucket, Ours
 from backtest.engine import use_compilation_cache
 from backtest.market_window import MarketWindow
-from backtest.workers import environments
+from backtest.workers import environments, restored_environment
 
 
 class _Side:
@@ -88,7 +88,8 @@ def started(
             arguments = world, window, precisions, [_bare(b) for b in buckets[k::count]]
             one = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=arguments)
             processes.append(one)
-            with _environment(variables):
+            with restored_environment(variables):
+                os.environ.update(variables)
                 one.submit(os.getpid).result()
         yield Workers(processes)
     finally:
@@ -99,18 +100,3 @@ def started(
 def _bare(bucket: Bucket) -> Bucket:
     """Without what the engine of this process keeps with batches."""
     return replace(bucket, batches=[replace(batch, tiles={}) for batch in bucket.batches])
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Variables that a process started meanwhile inherits."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,11 +34,7 @@ def balances() -> Any:
     }
     rest = world.balances()
     rest = rest[~rest["account_id"].isin(list(held))]
-    rows = [
-        (START, account, currency, cash, np.nan)
-        for account, cash_of in held.items()
-        for currency, cash in cash_of.items()
-    ]
+    rows = world.cash_rows(held)
     return pd.concat([rest, pd.DataFrame(rows, columns=rest.columns)], ignore_index=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from backtest.explain import explain_portfolio
 from tests.unit.backtest import tiny_world as world
+from tests.unit.backtest.test_impact_runs import rule_file
 from tests.unit.backtest.test_invariances import same_bits
 from tests.unit.backtest.test_simulate import ALL, SIMULATE, config, results
 from tests.unit.backtest.tiny_world import ETH, START, SWAP, TIMES
@@ -48,12 +49,7 @@ def balances(poor: float = 0.5) -> Any:
     }
     rest = world.balances()
     rest["cash"] *= poor
-    rows = [
-        (START, account, currency, cash, np.nan)
-        for account, cash_of in held.items()
-        for currency, cash in cash_of.items()
-    ]
-    return with_rows(rest, rows)
+    return with_rows(rest, world.cash_rows(held))
 
 
 def positions() -> Any:
@@ -145,6 +141,20 @@ def test_every_liquidation_is_the_references(out: Path, chosen: str):
 
 
 def test_who_is_deleveraged_has_paid_its_interest(out: Path):
+    check_deleveraged(out)
+
+
+def test_who_is_deleveraged_has_paid_it_at_moved_prices(dataset: Path):
+    """What debts have moved by an earlier window is that of the market as liquidations left it."""
+    out = dataset.parent / "moved"
+    rules = {"rules": {"okx": rule_file(dataset.parent / "rules", per_musd=0.002)}}
+    simulate = SIMULATE | rules | {"fund_usd": 1.0}
+    world.replay(config(dataset, simulate, sets=SETS, engine={"window_times": 2}, **BOTH), out)
+    assert (world.read(out, "impact")["move_frac"] != 0.0).any()
+    check_deleveraged(out)
+
+
+def check_deleveraged(out: Path) -> None:
     gave = world.read(out, "deleveraged")
     assert WINNER in set(gave["account_id"])
     for row in gave.drop_duplicates(["parameter_set", "account_id"]).to_dict("records"):

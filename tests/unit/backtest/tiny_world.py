@@ -177,6 +177,15 @@ def devices(count: int) -> Iterator[None]:
         yield
 
 
+def cash_rows(held: dict[str, dict[str, float]]) -> list[tuple[Any, ...]]:
+    """Rows of balances at the start: cash by account and currency, without spot limits."""
+    return [
+        (START, account, currency, cash, np.nan)
+        for account, cash_of in held.items()
+        for currency, cash in cash_of.items()
+    ]
+
+
 def replay(
     chosen: RunConfig, out: Path, num_devices: int = 1, code: str = "as it was"
 ) -> dict[str, Any]:
