@@ -44,9 +44,11 @@ def unflat(arrays: dict[str, np.ndarray], model: MarginModel) -> AccountState:
     return AccountState(**fields)
 
 
-def reindexed(before: Cell | None, known: np.ndarray, model: MarginModel) -> AccountState:
+def reindexed(
+    before: Cell | None, known: np.ndarray, model: MarginModel, *, multipliers: bool
+) -> AccountState:
     """States of the known accounts: those of the cell before, fresh ones for newcomers."""
-    fresh = initial_state(len(known), model)
+    fresh = initial_state(len(known), model, multipliers=multipliers)
     if before is not None:
         put(fresh, np.searchsorted(known, before.accounts), unflat(before.state, model))
     return fresh

@@ -150,7 +150,7 @@ class Batch:
     shape: Shape
     accounts: np.ndarray
     book: Book
-    tiles: dict[tuple[int, int], Book] = field(default_factory=dict, compare=False, repr=False)
+    tiles: dict[tuple[int, int, int], Book] = field(default_factory=dict, compare=False, repr=False)
 
 
 def batches(

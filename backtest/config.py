@@ -57,6 +57,9 @@ class ReplaySection(Section):
     conversion: bool = False
     """Assets of accounts that may not borrow are sold for their debts above the quota."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    break_even: bool = True
+    """Break-even multipliers of every charge and account: a quarter of the time, and the report's
+    curves of how close accounts were."""
     min_equity_usd: Annotated[float, Field(ge=0)] | None = None
     """Accounts with less undiscounted equity at the start of their snapshot are left out."""
 

@@ -30,8 +30,16 @@ from backtest.tile_programs import (
     priced_features,
     sum_up,
     through_window,
+    through_window_together,
 )
-from backtest.window_records import Debts, TileResult, WindowTables, by_account
+from backtest.window_records import (
+    Debts,
+    SetTables,
+    TileResult,
+    WindowTables,
+    by_account,
+    result_of_set,
+)
 from kernels.episodes import AccountState
 from kernels.model import MarginModel
 from kernels.records import AccountMargin, Book, Contract, Quote, Table
@@ -46,6 +54,8 @@ BLOCK_ACCOUNT_TIMES = 1536
 """Of a block of accounts over a window, whose numbers stay in the cache of a processor core."""
 WIDE_LEGS, WIDE_NARROWING = 32, 2
 """Books with this many option legs take blocks this much smaller."""
+TOGETHER_ACCOUNT_TIMES_SETS = 3072
+"""Of a block under several parameter sets, which share a good part of their numbers."""
 LEAST_TILE, TILE_ACCOUNT_TIMES = 8_192, 24 * 131_072
 """Accelerators take tiles from this many accounts up to this many account-times: enough work for
 all their units, and the numbers of a tile within a few GB."""
@@ -71,8 +81,13 @@ def use_compilation_cache(folder: Path | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def initial_state(num_accounts: int, model: MarginModel) -> AccountState:
-    """State of accounts before the first time; account axis last, as host arrays."""
+def initial_state(
+    num_accounts: int, model: MarginModel, *, multipliers: bool = True
+) -> AccountState:
+    """State of accounts before the first time; account axis last, as host arrays.
+
+    Break-even multipliers that nobody looks for are NaN.
+    """
 
     def full(value: Any, dtype: Any) -> np.ndarray:
         return np.full(num_accounts, value, dtype)
@@ -93,7 +108,7 @@ def initial_state(num_accounts: int, model: MarginModel) -> AccountState:
         worst_total_mmr=full(np.nan, np.float64),
         worst_charges={name: full(np.nan, np.float64) for name in model.charges},
         lowest_equity_usd=full(np.inf, np.float64),
-        theta={name: full(np.inf, np.float64) for name in model.charges},
+        theta={name: full(np.inf if multipliers else np.nan, np.float64) for name in model.charges},
     )
 
 
@@ -105,6 +120,7 @@ class Engine:
         tile_accounts: accounts a tile and device, None = as suits the device.
         num_segments: number of segment labels.
         devices: devices to share the accounts of a tile group; default all.
+        multipliers: whether break-even multipliers are looked for.
     """
 
     def __init__(
@@ -113,11 +129,14 @@ class Engine:
         tile_accounts: int | None = None,
         num_segments: int = 1,
         devices: list[Any] | None = None,
+        *,
+        multipliers: bool = True,
     ) -> None:
         self.hot_dtype = jnp.dtype(precision)
-        self.num_segments = num_segments
+        self.num_segments, self.multipliers = num_segments, multipliers
         self.devices = devices or jax.local_devices()
         self._tile_accounts = tile_accounts
+        self._differs: dict[Any, np.ndarray] = {}
         self._sharding = None
         if len(self.devices) > 1:
             self._sharding = NamedSharding(
@@ -183,12 +202,90 @@ class Engine:
             time_ids: index of each time on the run's grid, -1 = padding.
             debts: what debts move, None = nothing.
         """
-        size, tile = len(batch.accounts), self.tile_size(batch, len(time_ids))
+        given = batch, state, priced, segment, time_ids, debts
+        return self._settled(self._scored(*given), *given)
+
+    def together(self, priced: list[WindowTables]) -> SetTables:
+        """Tables of several sets for ``replay_together``; the sets must be ``are_alike``.
+
+        What once differed counts as different in later windows too, so that few programs are
+        compiled.
+        """
+        numbers = [(one.tables, one.params) for one in priced]
+        leaves = list(zip(*map(jax.tree.leaves, numbers), strict=True))
+        structure = jax.tree.structure(numbers[0])
+        differs = np.asarray([not _all_equal(each) for each in leaves])
+        differs |= self._differs.get((structure, len(priced)), False)
+        self._differs[structure, len(priced)] = differs
+        joined = [
+            jnp.stack(each) if mine else each[0] for each, mine in zip(leaves, differs, strict=True)
+        ]
+        tables, params = jax.tree.unflatten(structure, joined)
+        return SetTables(priced, tables, params, tuple(differs.tolist()))
+
+    def replay_together(
+        self,
+        batch: Batch,
+        states: list[AccountState],
+        sets: SetTables,
+        segment: np.ndarray,
+        time_ids: np.ndarray,
+        debts: list[Debts] | None = None,
+    ) -> list[TileResult]:
+        """``replay`` of a batch under every set: the same numbers to the bit, but faster.
+
+        Args:
+            batch: accounts of one shape class.
+            states: their states by set, host arrays.
+            sets: tables of the window.
+            segment: segment code of each account.
+            time_ids: index of each time on the run's grid, -1 = padding.
+            debts: by set; None = they move nothing.
+        """
+        if len(states) == 1:
+            of_set = None if debts is None else debts[0]
+            return [self.replay(batch, states[0], sets.each[0], segment, time_ids, of_set)]
+        stacked: AccountState = jax.tree.map(lambda *x: np.stack(x), *states)
+        moving = None
+        if debts is not None:
+            ledger = jax.tree.map(lambda *x: np.stack(x), *[one.ledger for one in debts])
+            moving = Debts(ledger, debts[0].hours, debts[0].converts)
+        found = self._scored(batch, stacked, sets, segment, time_ids, moving)
+        results = []
+        for k, (state, priced) in enumerate(zip(states, sets.each, strict=True)):
+            of_set = None if debts is None else debts[k]
+            mine = result_of_set(found, k)
+            results.append(self._settled(mine, batch, state, priced, segment, time_ids, of_set))
+        return results
+
+    def _scored(
+        self,
+        batch: Batch,
+        state: AccountState,
+        priced: WindowTables | SetTables,
+        segment: np.ndarray,
+        time_ids: np.ndarray,
+        debts: Debts | None,
+    ) -> TileResult:
+        """Every tile of a batch; where there are several sets, they are outside everywhere."""
+        size, tile = len(batch.accounts), self.tile_size(batch, len(time_ids), _num_sets(priced))
         results = []
         for start in range(0, size, tile):
             part = slice(start, min(start + tile, size))
             results.append(self._tile(batch, state, priced, segment, time_ids, debts, part))
-        result = _join(results, size)
+        return _join(results, size)
+
+    def _settled(
+        self,
+        result: TileResult,
+        batch: Batch,
+        state: AccountState,
+        priced: WindowTables,
+        segment: np.ndarray,
+        time_ids: np.ndarray,
+        debts: Debts | None,
+    ) -> TileResult:
+        """With account-times near a threshold from float64."""
         if priced.exact is None:
             return result
         level = result.scores.field("margin_level")
@@ -232,13 +329,13 @@ class Engine:
             )
         return np.asarray(total)
 
-    def tile_size(self, batch: Batch, num_times: int) -> int:
-        """Accounts a tile over all devices, of a window of some times.
+    def tile_size(self, batch: Batch, num_times: int, num_sets: int = 1) -> int:
+        """Accounts a tile over all devices, of a window of some times under some sets.
 
         A number of whole blocks. Accelerators take the whole batch where it fits, in powers of two,
         so that few sizes are compiled.
         """
-        block = self._block_accounts(batch, num_times)
+        block = self._block_accounts(batch, num_times, num_sets)
         wanted = self._tile_accounts or (block if self._accelerates else TILE_ACCOUNTS)
         return -(-wanted // block) * block * len(self.devices)
 
@@ -246,62 +343,65 @@ class Engine:
     def _accelerates(self) -> bool:
         return self.devices[0].platform != "cpu"
 
-    def _block_accounts(self, batch: Batch, num_times: int) -> int:
+    def _block_accounts(self, batch: Batch, num_times: int, num_sets: int) -> int:
         """Accounts a block and device, of a window of some times; at most a tile."""
         if self._accelerates:
-            most = max(LEAST_TILE, 1 << (TILE_ACCOUNT_TIMES // num_times).bit_length() - 1)
+            fitting = TILE_ACCOUNT_TIMES // (num_times * num_sets)
+            most = max(LEAST_TILE, 1 << fitting.bit_length() - 1)
             needed = 1 << (-(-len(batch.accounts) // len(self.devices)) - 1).bit_length()
             block = min(most, max(LEAST_TILE, needed))
         else:
             narrowing = WIDE_NARROWING if batch.shape.option_legs >= WIDE_LEGS else 1
-            block = max(8, 1 << (BLOCK_ACCOUNT_TIMES // narrowing // num_times).bit_length() - 1)
+            room = TOGETHER_ACCOUNT_TIMES_SETS if num_sets > 1 else BLOCK_ACCOUNT_TIMES
+            fitting = room // narrowing // (num_times * num_sets)
+            block = max(8, 1 << max(fitting, 1).bit_length() - 1)
         return min(block, self._tile_accounts or block)
 
     def _tile(
         self,
         batch: Batch,
         state: AccountState,
-        priced: WindowTables,
+        priced: WindowTables | SetTables,
         segment: np.ndarray,
         time_ids: np.ndarray,
         moving: Debts | None,
         part: slice,
     ) -> TileResult:
-        count = part.stop - part.start
-        padded = self.tile_size(batch, len(time_ids))
+        count, num_sets = part.stop - part.start, _num_sets(priced)
+        padded = self.tile_size(batch, len(time_ids), num_sets)
 
         def cut(x: Any) -> Any:
             return self._place(_padded(np.asarray(x), part, padded))
 
-        book, state = self._tile_book(batch, part, cut), jax.tree.map(cut, state)
+        book, state = self._tile_book(batch, part, padded, cut), jax.tree.map(cut, state)
         owed, hours = None, None
         if moving is not None:
             hours = moving.hours
             may_sell = ~book.auto_borrows & np.asarray(moving.converts)
             owed = Owed(jax.tree.map(cut, moving.ledger), may_sell)
         segment, valid = cut(segment.astype(np.int32)), self._place(np.arange(padded) < count)
-        block = self._block_accounts(batch, len(time_ids)) * len(self.devices)
+        block = self._block_accounts(batch, len(time_ids), num_sets) * len(self.devices)
+        blocks = Blocks(padded // block, len(self.devices))
 
         def through(mask: np.ndarray, state: AccountState, owed: Owed | None) -> Through:
-            return through_window(
-                book,
-                state,
-                priced.tables,
-                priced.params,
-                Clock(np.where(mask, time_ids, -1).astype(np.int32), hours),
-                owed,
-                segment,
-                valid,
-                num_segments=self.num_segments,
-                blocks=Blocks(padded // block, len(self.devices)),
-            )
+            clock = Clock(np.where(mask, time_ids, -1).astype(np.int32), hours)
+            given = book, state, priced.tables, priced.params, clock, owed, segment, valid
+            static = {
+                "num_segments": self.num_segments,
+                "blocks": blocks,
+                "multipliers": self.multipliers,
+            }
+            if isinstance(priced, WindowTables):
+                return through_window(*given, **static)
+            return through_window_together(*given, **static, differs=priced.differs)
 
-        first, *later = priced.eras
+        of_set = priced if isinstance(priced, WindowTables) else priced.each[0]
+        first, *later = of_set.eras
         found = through(first, state, owed)
         for mask in later:
             if owed is not None:
                 owed = owed._replace(ledger=found.ledger)
-            found = _joined_times(found, through(mask, found.state, owed), mask)
+            found = _joined_times(found, through(mask, found.state, owed), mask, num_sets > 1)
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
@@ -311,9 +411,9 @@ class Engine:
         state, codes, ledger, changes = jax.tree.map(keep, results)
         return TileResult(state, codes, Scores([found.margin], count), sums, ledger, changes)
 
-    def _tile_book(self, batch: Batch, part: slice, cut: Callable[[Any], Any]) -> Book:
+    def _tile_book(self, batch: Batch, part: slice, padded: int, cut: Callable[[Any], Any]) -> Book:
         """A tile's book on its devices, kept with the batch for the next window and set."""
-        key = (id(self), part.start)
+        key = (id(self), part.start, padded)
         if key not in batch.tiles:
             batch.tiles[key] = jax.tree.map(lambda x: jnp.asarray(cut(x)), batch.book)
         return batch.tiles[key]
@@ -349,11 +449,25 @@ def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
     return out
 
 
-def _joined_times(before: Through, after: Through, mask: np.ndarray) -> Through:
+def _num_sets(priced: WindowTables | SetTables) -> int:
+    return 1 if isinstance(priced, WindowTables) else len(priced.each)
+
+
+def _all_equal(leaves: tuple[Any, ...]) -> bool:
+    first, *others = leaves
+    if all(x is first for x in others):
+        return True
+    first = np.asarray(first)
+    kind = {"equal_nan": True} if first.dtype.kind == "f" else {}
+    return all(np.array_equal(first, np.asarray(x), **kind) for x in others)
+
+
+def _joined_times(before: Through, after: Through, mask: np.ndarray, by_set: bool) -> Through:
     """A window whose times in the mask were computed after the others."""
 
     def at_times(old: Any, new: Any) -> Any:
-        return jnp.where(mask.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+        inside = new.ndim - (2 if by_set else 1)
+        return jnp.where(mask.reshape(-1, *(1,) * inside), new, old)
 
     margin, codes, changes = jax.tree.map(
         at_times,

@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backtest.batching import Batch, batches, equity_usd
 from backtest.portfolios import Portfolios, read_portfolios
 from backtest.prefetch import Prefetch
+from backtest.settle import some_of
 from backtest.stages import Stages
 
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from backtest.replay import ReplayContext
 
 
+TOGETHER_ACCOUNTS = 4096
+"""Accounts whose numbers under several parameter sets are held at a time."""
 Key = tuple[int, int]
 """Time of a snapshot in microseconds, and a bucket."""
 
@@ -44,9 +49,9 @@ class Loader:
             context = self._context
             terms = context.axis(loaded.snapshot_us).terms
             with self.stages("batch"):
-                loaded.batches[split] = batches(
-                    loaded.portfolios.snapshot, terms, context.currencies, split=split
-                )
+                whole = batches(loaded.portfolios.snapshot, terms, context.currencies, split=split)
+                most = TOGETHER_ACCOUNTS if len(context.rules) > 1 else None
+                loaded.batches[split] = [part for batch in whole for part in parts_of(batch, most)]
         return loaded.batches[split]
 
     def _load(self, key: Key) -> Loaded:
@@ -84,3 +89,14 @@ class Loader:
             *context.start_prices(context.first_window(snapshot_us)),
         )
         return portfolios.only(~(equity < least))
+
+
+def parts_of(batch: Batch, most: int | None) -> list[Batch]:
+    """A batch in parts of at most so many accounts."""
+    count = len(batch.accounts)
+    if most is None or count <= most:
+        return [batch]
+    return [
+        some_of(batch, np.arange(first, min(first + most, count)))
+        for first in range(0, count, most)
+    ]

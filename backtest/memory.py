@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from backtest.config import RunConfig
 from backtest.errors import ConfigError
+from backtest.loading import TOGETHER_ACCOUNTS
 from backtest.plan import Plan
-from backtest.replay import CACHE_BYTES
+from backtest.replay import CACHE_BYTES, MOST_TOGETHER
 from kernels.features import NUM_FEATURES
 from kernels.models import MODELS
 
@@ -21,7 +22,7 @@ ACCOUNT_TIME_BYTES = 450
 TRACE_BYTES = 200
 """The same as rows of a trace."""
 TABLE_BYTES = 8 * (NUM_FEATURES + max(m.num_columns + m.num_scenarios for m in MODELS.values()))
-"""Priced table of an instrument at a time, one parameter set."""
+"""Priced table of an instrument at a time, one parameter set; of several it is there twice."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -102,12 +103,13 @@ def footprint(
     mean = accounts / max(buckets, 1)
     largest = min(accounts, math.ceil(mean + 4.0 * math.sqrt(mean)))
     each = ACCOUNT_TIME_BYTES + (TRACE_BYTES if traces else 0)
-    window = (instruments + 1) * window_times * sets * TABLE_BYTES
+    window = (instruments + 1) * window_times * sets * TABLE_BYTES * (2 if sets > 1 else 1)
+    held = max(largest, min(largest, TOGETHER_ACCOUNTS) * min(sets, MOST_TOGETHER))
     windows = max(1, math.ceil(times / window_times))
     return Footprint(
         base=processes * BASE_BYTES + (MAIN_BYTES if processes > 1 else 0),
         tables=processes * max(window, min(window * windows, CACHE_BYTES)),
-        accounts=min(workers, max(buckets, 1)) * largest * window_times * each,
+        accounts=min(workers, max(buckets, 1)) * held * window_times * each,
     )
 
 

@@ -11,18 +11,6 @@ import jax
 import numpy as np
 import pandas as pd
 
-from backtest.account_state import (
-    LEDGER_FIELDS,
-    carried_ledger,
-    count_quarantined,
-    flat,
-    flat_ledger,
-    put,
-    reindexed,
-    reindexed_extra,
-    reindexed_ledger,
-    take,
-)
 from backtest.batching import Batch, Snapshot, Terms
 from backtest.cells import Cell, CellStore, safe_name
 from backtest.config import RunConfig
@@ -36,26 +24,21 @@ from backtest.model_records import Currencies, contract_records
 from backtest.moves import NOTHING, Moves, moved_market
 from backtest.plan import Plan, Window
 from backtest.portfolio_at import MarketView
-from backtest.portfolios import Portfolios
-from backtest.result_rows import account_table, event_tables, sorted_rows, trace_table
+from backtest.result_rows import account_table
 from backtest.self_check import check_accounts
 from backtest.set_rules import SetRules
+from backtest.set_window import SetWindow
 from backtest.simulate import (
     Simulator,
-    WindowSimulation,
-    simulation_tables,
-    widened_snapshot,
 )
-from backtest.tile_programs import STATUS_COUNTS, sum_columns
 from backtest.what_if import terms_of
-from backtest.window_records import Debts, TileResult, WindowTables
-from kernels.debts import Ledger
-from kernels.episodes import AccountState
-from kernels.features import CASH, GROSS
-from kernels.records import OPTION, Contract
+from backtest.window_records import SetTables, TileResult, WindowTables, are_alike
+from kernels.records import Contract
 
 
 CACHE_BYTES = 1_500_000_000
+MOST_TOGETHER = 8
+"""Parameter sets that are replayed together; of more, a block would hold too few accounts."""
 MICROS_PER_HOUR = 3600 * MICROS
 
 
@@ -86,6 +69,7 @@ class ReplayContext:
             precision=config.engine.precision,
             tile_accounts=config.engine.tile_accounts,
             num_segments=len(plan.segments),
+            multipliers=config.replay.break_even,
         )
         self.rules = [
             SetRules(s.name, s.file, self.currencies, self.dataset, plan.times_us)
@@ -99,6 +83,7 @@ class ReplayContext:
         self._lock = threading.RLock()
         self._axes: dict[int, _Axis] = {}
         self._priced: OrderedDict[int, list[WindowTables]] = OrderedDict()
+        self._together: dict[tuple[int, tuple[int, ...]], SetTables] = {}
         self._first_markets: dict[int, list[MarketWindow]] = {}
         self._start_prices: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._checked: set[Any] = set()
@@ -149,7 +134,36 @@ class ReplayContext:
             while len(self._priced) > 1 and self._cached_bytes() > CACHE_BYTES:
                 number, _ = self._priced.popitem(last=False)
                 del self._first_markets[number]
+                for key in [key for key in self._together if key[0] == number]:
+                    del self._together[key]
             return priced
+
+    def groups(self, window: Window, sets: list[int]) -> list[list[int]]:
+        """Some sets in groups that can be replayed together over a window."""
+        priced, found = self.priced(window), list[list[int]]()
+        time_us = int(self.plan.times_us[window.first])
+
+        def kind(s: int) -> tuple[bool, str]:
+            return self.rules[s].is_split(time_us), self.moves_until(s, window)
+
+        for s in sets:
+            for group in found:
+                is_open = len(group) < MOST_TOGETHER and kind(s) == kind(group[0])
+                if is_open and are_alike([priced[group[0]], priced[s]]):
+                    group.append(s)
+                    break
+            else:
+                found.append([s])
+        return found
+
+    def together(self, window: Window, group: list[int]) -> SetTables:
+        """Priced tables of a window for a group of sets."""
+        with self._lock:
+            key = window.number, tuple(group)
+            if key not in self._together:
+                priced = self.priced(window)
+                self._together[key] = self.engine.together([priced[s] for s in group])
+            return self._together[key]
 
     def start_prices(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Features and USD of currencies at a window's first time, before any liquidation.
@@ -203,10 +217,10 @@ class ReplayContext:
         check_accounts(batch, result, snapshot, view, numbers, self.config.engine.precision)
 
     def _cached_bytes(self) -> int:
-        leaves = [
-            x for priced in self._priced.values() for w in priced for x in jax.tree.leaves(w.tables)
-        ]
-        return sum(x.nbytes for x in leaves)
+        tables = [w.tables for priced in self._priced.values() for w in priced]
+        tables += [group.tables for group in self._together.values()]
+        # Sets share arrays: each counts once.
+        return sum({id(x): x.nbytes for x in jax.tree.leaves(tables)}.values())
 
     def first_window(self, snapshot_us: int) -> Window:
         """The window in which the portfolios of a snapshot begin."""
@@ -272,15 +286,13 @@ class BucketReplay:
         unpriced: Counter[str] = Counter()
         left_out = settled = 0
         for window in self.plan.windows:
+            finished = self._finished_before(window)
+            missing = [s for s in range(num_sets) if s not in finished]
+            reused += len(finished)
+            computed += len(missing)
+            finished |= self._computed(missing, window, last)
             for s in range(num_sets):
-                moves = self.context.moves_until(s, window)
-                cell = self.cells.find(s, self.bucket, window.number, moves)
-                if cell is not None:
-                    reused += 1
-                else:
-                    cell = self._compute(s, window, last[s])
-                    computed += 1
-                last[s] = cell
+                cell = last[s] = finished[s]
                 settled += int(cell.extra["settled"])
                 if s == 0:
                     left_out = max(left_out, int(cell.extra["left_out"]))
@@ -322,220 +334,49 @@ class BucketReplay:
         self._loaded = self.loader.get(key, next_key)
         return self._loaded
 
-    def _compute(self, s: int, window: Window, before: Cell | None) -> Cell:
-        rules = self.context.rules[s]
+    def _finished_before(self, window: Window) -> dict[int, Cell]:
+        """Cells of a window that are there already, by set."""
+        found = {}
+        for s in range(len(self.context.rules)):
+            moves = self.context.moves_until(s, window)
+            cell = self.cells.find(s, self.bucket, window.number, moves)
+            if cell is not None:
+                found[s] = cell
+        return found
+
+    def _computed(
+        self, missing: list[int], window: Window, last: list[Cell | None]
+    ) -> dict[int, Cell]:
+        """Cells of some sets in a window, written; sets that can be are replayed together."""
+        if not missing:
+            return {}
+        context, cells = self.context, {}
         loaded = self._load(window)
-        portfolios = loaded.portfolios
-        is_split = rules.is_split(int(self.plan.times_us[window.first]))
-        ids = portfolios.snapshot.account_ids
-        known = ids if before is None else np.union1d(before.accounts, ids)
-        state = reindexed(before, known, rules.model)
-        extra = reindexed_extra(before, known)
-        mine = np.searchsorted(known, ids)
-        segments = _of(extra, "segment", known)
-        segments[mine] = portfolios.segment
-        time_ids = self.context.time_ids(window)
-        real = time_ids >= 0
         with self.stages("compute"):
-            priced = self.context.priced(window)[s]
-        shape = int(real.sum()), len(self.plan.segments), len(sum_columns(rules.model))
-        sums = np.zeros(shape, np.int64)
-        rows: dict[str, list[Any]] = {"events": [], "event_units": [], "traces": []}
-        settled = 0
-        first_seen = np.isnan(extra["start_equity_usd"])
-        ledger = self._ledger(window, before, known)
-        hours = self.context.hours(window)
-        simulation = self._simulation(s, window, before, known, mine, segments)
-        for batch in self.loader.grouped(loaded, split=is_split):
-            at = mine[batch.accounts]
-            owed = None if ledger is None else take(ledger, at)
-            debts = owed and Debts(owed, hours, self.config.replay.conversion)
-            segment = portfolios.segment[batch.accounts]
-            with self.stages("compute"):
-                result = self.context.engine.replay(
-                    batch, take(state, at), priced, segment, time_ids, debts
-                )
-                result = _real_times(result, real)
-                self.context.check_once(s, window, batch, result, portfolios.snapshot)
-                simulated = None
-                if simulation is not None:
-                    simulated = simulation.through(batch, at, take(state, at), result, owed)
-                    result = simulated.result
-            sums += result.sums
-            settled += result.num_settled
-            names = ids[batch.accounts]
-            with self.stages("write"):
-                found = batch, names, state, at, result, window, priced, simulated
-                of_batch = event_tables(self, s, *found)
-                of_batch += (trace_table(self, s, names, result, window),)
-                for kept, table in zip(rows.values(), of_batch, strict=True):
-                    kept.append(table)
-            put(state, at, result.state)
-            if ledger is not None and result.ledger is not None:
-                put(ledger, at, result.ledger)
-            self._start_values(extra, at, first_seen[at], batch, result, priced)
-        extra["settled"] = np.asarray(settled)
-        if ledger is not None:
-            extra |= {f"ledger_{name}": getattr(ledger, name) for name in LEDGER_FIELDS}
-        if simulation is not None:
-            extra |= flat_ledger(simulation.ledger)
-        with self.stages("write"):
-            tables = rows | simulation_tables(simulation)
-            return self._finish(s, window, known, state, extra, sums, portfolios, tables)
-
-    def _ledger(self, window: Window, before: Cell | None, known: np.ndarray) -> Ledger | None:
-        """What debts have moved before the window, None where the run moves nothing."""
-        if not self.context.moves_debts:
-            return None
-        last = self.plan.windows[window.number - 1] if window.number else window
-        count = len(self.context.currencies.names)
-        same = last.snapshot_us == window.snapshot_us
-        return reindexed_ledger(before, known, count, keeps_changes=same)
-
-    def _simulation(
-        self,
-        s: int,
-        window: Window,
-        before: Cell | None,
-        known: np.ndarray,
-        mine: np.ndarray,
-        segments: np.ndarray,
-    ) -> WindowSimulation | None:
-        """Liquidations of the window, None where the run only measures."""
-        if not self.context.simulators:
-            return None
-        assert self._loaded is not None
-        last = self.plan.windows[window.number - 1] if window.number else window
-        is_same = last.snapshot_us == window.snapshot_us
-        return WindowSimulation(
-            self.context.simulators[s],
-            window,
-            self.context.priced(window)[s],
-            widened_snapshot(self._loaded.portfolios.snapshot, mine, known),
-            segments,
-            carried_ledger(before if is_same else None, known),
-            self.context.hours(window) if self.context.moves_debts else None,
-        )
-
-    def _finish(
-        self,
-        s: int,
-        window: Window,
-        known: np.ndarray,
-        state: AccountState,
-        extra: dict[str, np.ndarray],
-        sums: np.ndarray,
-        portfolios: Portfolios,
-        tables: dict[str, list[Any]],
-    ) -> Cell:
-        times = window.stop - window.first
-        quarantined = len(portfolios.quarantined)
-        unpriced = int(sums[:, :, STATUS_COUNTS.index("unpriced")].sum())
-        scored = int(sums[:, :, : len(STATUS_COUNTS)].sum()) - unpriced
-        total = (len(portfolios.snapshot.account_ids) + quarantined) * times
-        extra["quarantined_by_segment"] = np.bincount(
-            portfolios.quarantined_segment, minlength=len(self.plan.segments)
-        )
-        count_quarantined(extra, portfolios.quarantined, times)
-        extra["left_out"] = np.asarray(portfolios.left_out)
-        self._count_unpriced(extra, portfolios.snapshot, window, unpriced)
-        name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}-w{window.number:05d}"
-        files = []
-        for folder, parts in tables.items():
-            rows = [t for t in parts if t is not None and t.num_rows]
-            if folder == "traces" and portfolios.quarantined:
-                rows.extend(self._quarantined_traces(s, portfolios.quarantined, window))
-            file = f"{folder}/{name}.parquet"
-            if rows:
-                write_table(self.context.out / file, sorted_rows(rows))
-                files.append(file)
-            else:  # rows that the cell had at other prices are not its own any more
-                (self.context.out / file).unlink(missing_ok=True)
-        cell = Cell(
-            accounts=known,
-            state=flat(state),
-            sums=sums,
-            counts={
-                "in": total,
-                "scored": scored,
-                "unpriced": unpriced,
-                "quarantined": quarantined * times,
-            },
-            files=files,
-            extra=extra,
-        )
-        moves = self.context.moves_until(s, window)
-        self.cells.write(s, self.bucket, window.number, cell, moves)
-        return cell
-
-    def _count_unpriced(
-        self, extra: dict[str, np.ndarray], held: Snapshot, window: Window, unpriced: int
-    ) -> None:
-        """Which held or ordered instruments had no usable price in the window, account-times."""
-        names, times = np.asarray([], dtype=str), np.asarray([], dtype=np.int64)
-        if unpriced:
-            axis = self.context.axis(window.snapshot_us)
-            tables = self.context.priced(window)[0].tables
-            count = len(axis.instruments) + 1
-            legs = np.unique(held.leg_account * count + held.leg_instrument)
-            orders = np.setdiff1d(held.order_account * count + held.order_instrument, legs)
-            times = np.zeros(count, np.int64)
-            for keys, table in ((legs, tables.features), (orders, tables.order_terms)):
-                rows = np.asarray(table[:count, :, : window.stop - window.first])
-                holders = np.bincount(keys % count, minlength=count)
-                times += np.isnan(rows).any(axis=1).sum(axis=1) * holders
-            which = np.flatnonzero(times)
-            names = axis.instruments["instrument_id"].astype(str).to_numpy()[which - 1].astype(str)
-            times = times[which]
-        extra["unpriced_ids"], extra["unpriced_times"] = names, times
-
-    def _quarantined_traces(self, s: int, accounts: list[str], window: Window) -> list[Any]:
-        table = trace_table(self, s, np.asarray(accounts), None, window)
-        return [] if table is None else [table]
-
-    def _start_values(
-        self,
-        extra: dict[str, np.ndarray],
-        at: np.ndarray,
-        is_new: np.ndarray,
-        batch: Batch,
-        result: TileResult,
-        priced: WindowTables,
-    ) -> None:
-        """Size and direction of accounts at their first scored time (for reports)."""
-        book = batch.book
-        features = np.asarray(priced.tables.features[..., 0])
-        usd = np.asarray(priced.tables.currency_usd[..., 0])
-        new = at[is_new]
-        if not len(new):
-            return
-        legs = (
-            (book.leg_instrument[0], book.leg_contracts[0]),
-            (book.option_instrument[0], book.option_contracts[0]),
-        )
-        delta = np.nansum(np.asarray(book.coin_base) * usd[book.unit_coin], axis=0)
-        # Of the positions, the first portfolio.
-        option = np.zeros(len(at))
-        kind = self.context.axis(self._portfolios_snapshot()).terms.kind
-        for instrument, contracts in legs:
-            cash = features[:, CASH].sum(axis=1)[instrument] * contracts
-            delta = delta + cash.sum(axis=(0, 1))
-            gross = features[:, GROSS][instrument] * np.abs(contracts)
-            option = option + np.where(kind[instrument] == OPTION, gross, 0.0).sum(axis=(0, 1))
-        first = result.scores.at(np.zeros(len(new), int), np.flatnonzero(is_new))
-        extra["start_equity_usd"][new] = first.equity_usd
-        extra["start_gross_notional_usd"][new] = first.gross_notional_usd
-        extra["start_option_notional_usd"][new] = option[is_new]
-        extra["start_net_delta_usd"][new] = delta[is_new]
+            context.priced(window)
+        for group in context.groups(window, missing):
+            tables = context.together(window, group)
+            each = [SetWindow(self, s, window, last[s], loaded) for s in group]
+            for batch in self.loader.grouped(loaded, split=each[0].is_split):
+                with self.stages("compute"):
+                    segment = loaded.portfolios.segment[batch.accounts]
+                    results = context.engine.replay_together(
+                        batch,
+                        [one.states_of(batch) for one in each],
+                        tables,
+                        segment,
+                        each[0].time_ids,
+                        [one.debts_of(batch) for one in each] if context.moves_debts else None,
+                    )
+                for one, result in zip(each, results, strict=True):
+                    one.add(batch, result)
+            cells |= {one.set: one.finished() for one in each}
+        return cells
 
     def segment_codes(self, accounts: np.ndarray) -> np.ndarray:
         """Segment codes of accounts by their position in the current snapshot."""
         assert self._loaded is not None
         return self._loaded.portfolios.segment[accounts]
-
-    def _portfolios_snapshot(self) -> int:
-        assert self._loaded is not None
-        return self._loaded.snapshot_us
 
     def _write_accounts(self, s: int, cell: Cell) -> None:
         name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}.parquet"
@@ -543,20 +384,3 @@ class BucketReplay:
             self.context.set_names[s], self.plan, cell, self.context.rules[s].model
         )
         write_table(self.context.out / "accounts" / name, table)
-
-
-def _real_times(result: TileResult, real: np.ndarray) -> TileResult:
-    return TileResult(
-        result.state,
-        result.codes[real],
-        result.scores,
-        result.sums[real],
-        result.ledger,
-        None if result.changes is None else result.changes[real],
-        result.num_settled,
-    )
-
-
-def _of(extra: dict[str, np.ndarray], name: str, known: np.ndarray) -> np.ndarray:
-    assert len(extra[name]) == len(known)
-    return extra[name]

@@ -34,29 +34,40 @@ class Scores:
     """Numbers of one batch over one window.
 
     Args:
-        tiles: device arrays [time, account], one record a tile, each filled up to its size.
+        tiles: device arrays [time, account], one record a tile, each filled up to its size; of
+            several parameter sets [set, time, account].
         num_accounts: accounts of the batch.
         settled: accounts, ascending, whose numbers are elsewhere.
+        parameter_set: which of several; None = there is one.
     """
 
     def __init__(
-        self, tiles: list[AccountMargin], num_accounts: int, settled: Settled | None = None
+        self,
+        tiles: list[AccountMargin],
+        num_accounts: int,
+        settled: Settled | None = None,
+        parameter_set: int | None = None,
     ) -> None:
         self.tiles, self.num_accounts, self.settled = tiles, num_accounts, settled
+        self.parameter_set = parameter_set
 
     @property
     def num_times(self) -> int:
         """Times of the window, its padding among them."""
-        return self.tiles[0].status.shape[0]
+        return self.tiles[0].status.shape[-2]
 
     @property
     def tile(self) -> int:
         """Accounts a tile."""
-        return self.tiles[0].status.shape[1]
+        return self.tiles[0].status.shape[-1]
+
+    def of_set(self, number: int) -> "Scores":
+        """Those of one of several parameter sets; nothing is copied."""
+        return Scores(self.tiles, self.num_accounts, self.settled, number)
 
     def replaced(self, who: np.ndarray, scores: "Scores") -> "Scores":
         """The same with the numbers of some accounts from elsewhere."""
-        return Scores(self.tiles, self.num_accounts, Settled(who, scores))
+        return Scores(self.tiles, self.num_accounts, Settled(who, scores), self.parameter_set)
 
     def at(self, when: np.ndarray, who: np.ndarray) -> AccountMargin:
         """Numbers of some account-times, host arrays [row].
@@ -79,7 +90,7 @@ class Scores:
             mine = own[who[own] // self.tile == number]
             size = max(LEAST_ROWS, 1 << (max(len(mine), 1) - 1).bit_length())
             at = (np.resize(x, size).astype(np.int32) for x in (when[mine], who[mine] % self.tile))
-            count, found = len(mine), jax.device_get(_rows(self.tiles[number], *at))
+            count, found = len(mine), jax.device_get(self._taken(self.tiles[number], *at))
             parts.append(jax.tree.map(lambda x, count=count: x[:count], found))
             places.append(mine)
         if not parts:
@@ -106,9 +117,17 @@ class Scores:
         """Every number, host arrays [time, account]."""
         return self._whole(lambda tile: tile)
 
+    def _taken(self, tile: AccountMargin, when: np.ndarray, who: np.ndarray) -> AccountMargin:
+        if self.parameter_set is None:
+            return _rows(tile, when, who)
+        return _rows_of_set(tile, np.int32(self.parameter_set), when, who)
+
     def _whole(self, chosen: Callable[[AccountMargin], Any]) -> Any:
+        mine = Ellipsis if self.parameter_set is None else self.parameter_set
+
         def joined(*tiles: Any) -> np.ndarray:
-            return np.concatenate([np.asarray(x) for x in tiles], axis=1)[:, : self.num_accounts]
+            whole = np.concatenate([np.asarray(x)[mine] for x in tiles], axis=1)
+            return whole[:, : self.num_accounts]
 
         values = jax.tree.map(joined, *map(chosen, self.tiles))
         if self.settled is None:
@@ -119,6 +138,11 @@ class Scores:
 @kept()
 def _rows(tile: AccountMargin, when: Any, who: Any) -> AccountMargin:
     return jax.tree.map(lambda x: x.at[when, who].get(mode="promise_in_bounds"), tile)
+
+
+@kept()
+def _rows_of_set(tile: AccountMargin, number: Any, when: Any, who: Any) -> AccountMargin:
+    return jax.tree.map(lambda x: x.at[number, when, who].get(mode="promise_in_bounds"), tile)
 
 
 def of_host(margin: AccountMargin) -> Scores:

@@ -82,6 +82,7 @@ class Simulator:
             tile_accounts=TILE,
             num_segments=len(context.plan.segments),
             devices=context.engine.devices[:1],
+            multipliers=context.engine.multipliers,
         )
         self._records: dict[str, Any] = {}
 

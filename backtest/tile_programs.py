@@ -135,7 +135,7 @@ class Through(NamedTuple):
     changes: Float[Array, "time holding account"] | None
 
 
-@kept("num_segments", "blocks")
+@kept("num_segments", "blocks", "multipliers")
 def through_window(
     book: Book,
     state: AccountState,
@@ -147,6 +147,7 @@ def through_window(
     valid: Bool[Array, " account"],
     num_segments: int,
     blocks: Blocks,
+    multipliers: bool,
 ) -> Through:
     """Score a tile at every time of a window and advance its states; padded times change nothing.
 
@@ -162,6 +163,7 @@ def through_window(
         valid: whether it is an account and no padding.
         num_segments: number of segment labels.
         blocks: how the tile is cut.
+        multipliers: whether break-even multipliers are looked for; else they stay as they are.
     """
     names = tuple(model_of(params).charges)
     rules = _times_last(params, clock.time_ids)
@@ -177,8 +179,9 @@ def through_window(
         units, margin = account.batch_margin(apart, exposures, book, tables, rules)
         level = jnp.where(clock.time_ids >= 0, margin.margin_level, jnp.nan)
         counted = eqx.tree_at(lambda m: m.margin_level, margin, level)
-        theta_apart = partial(account.batch_theta, apart)
-        theta = apart(theta_apart, units, counted, rules, theta, otherwise=theta)
+        if multipliers:
+            theta_apart = partial(account.batch_theta, apart)
+            theta = apart(theta_apart, units, counted, rules, theta, otherwise=theta)
         # Times before accounts, as results have them.
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), margin), theta, moved
 
@@ -201,6 +204,54 @@ def through_window(
     state, (codes, sums) = jax.lax.scan(at, state, times)
     ledger, changes = (None, None) if moved is None else (moved.ledger, moved.changes)
     return Through(state, margin, codes, sums, ledger, changes)
+
+
+@kept("num_segments", "blocks", "multipliers", "differs")
+def through_window_together(
+    book: Book,
+    states: AccountState,
+    tables: Table,
+    params: Any,
+    clock: Clock,
+    owed: Owed | None,
+    segment: Int[Array, " account"],
+    valid: Bool[Array, " account"],
+    num_segments: int,
+    blocks: Blocks,
+    multipliers: bool,
+    differs: tuple[bool, ...],
+) -> Through:
+    """``through_window`` under several parameter sets at once; every result with sets outside.
+
+    What depends on nothing that differs between the sets is computed once for all of them.
+
+    Args:
+        book: the accounts of the tile.
+        states: of the accounts, sets outside.
+        tables: sets outside in the leaves that differ; the others are those of every set.
+        params: likewise.
+        clock: the times.
+        owed: ledgers with sets outside; who may sell is alike.
+        segment: segment code of each account.
+        valid: whether it is an account and no padding.
+        num_segments: number of segment labels.
+        blocks: how the tile is cut.
+        multipliers: whether break-even multipliers are looked for.
+        differs: which leaves of ``(tables, params)`` those are.
+    """
+    numbers = tables, params
+    of_leaves = [0 if mine else None for mine in differs]
+    of_numbers = jax.tree.unflatten(jax.tree.structure(numbers), of_leaves)
+    of_owed: Any = None if owed is None else (0, None)
+
+    def one(state: AccountState, owed: Any, numbers: Any) -> Through:
+        debts = None if owed is None else Owed(*owed)
+        given = book, state, *numbers, clock, debts, segment, valid
+        static = {"num_segments": num_segments, "blocks": blocks, "multipliers": multipliers}
+        return through_window(*given, **static)
+
+    by_set = states, None if owed is None else tuple(owed), numbers
+    return jax.vmap(one, in_axes=(0, of_owed, of_numbers))(*by_set)
 
 
 def _times_last(params: Any, time_ids: Int[Array, " time"]) -> Any:

@@ -48,6 +48,32 @@ class WindowTables:
         return [number == k for k in range(int(number[-1]) + 1)]
 
 
+@dataclass(frozen=True)
+class SetTables:
+    """Tables and numbers of several parameter sets in one window, to be replayed together.
+
+    Fields:
+        each: of every set.
+        tables, params: the same joined: leaves that differ with sets outside, the others once.
+        differs: which leaves of ``(tables, params)`` differ.
+    """
+
+    each: list[WindowTables]
+    tables: Table
+    params: Any
+    differs: tuple[bool, ...]
+
+
+def are_alike(priced: list[WindowTables]) -> bool:
+    """Whether sets can be replayed together: one model, tier tables that change alike."""
+    first, *others = priced
+    structure = jax.tree.structure(first.params)
+    return all(
+        jax.tree.structure(one.params) == structure and np.array_equal(one.eras, first.eras)
+        for one in others
+    )
+
+
 def _is_tier_table(x: Any) -> bool:
     return isinstance(x, MarginalTiers | StepTiers)
 
@@ -78,6 +104,14 @@ class TileResult:
     def margin(self) -> AccountMargin:
         """Every number on the host, fields [time, account]."""
         return self.scores.all
+
+
+def result_of_set(together: TileResult, k: int) -> TileResult:
+    """The result of one set, of results of several that have the sets outside."""
+    state, ledger = jax.tree.map(lambda x: x[k], (together.state, together.ledger))
+    changes = None if together.changes is None else together.changes[k]
+    scores = together.scores.of_set(k)
+    return TileResult(state, together.codes[k], scores, together.sums[k], ledger, changes)
 
 
 @dataclass(frozen=True)

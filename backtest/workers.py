@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -98,8 +98,14 @@ def local_client(variables: list[dict[str, str]], retries: int) -> Iterator[Any]
                 f"worker processes do not start ({error}); a program that calls this needs "
                 '`if __name__ == "__main__":`, or use engine.workers_kind = "threads"'
             ) from error
-        with cluster, Client(cluster, set_as_default=False) as client:
-            yield client
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        finally:
+            # A lost worker that is just being started again makes Dask fail as it closes; the
+            # process ends with this one.
+            with suppress(AssertionError):
+                cluster.close()
 
 
 @contextmanager

@@ -6,11 +6,11 @@ then accounts, then times, so that every intermediate is a vector over accounts 
 are the stages of a margin: exposures, charges, units, balances, totals, multipliers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels import status
 from kernels.axes import alike_over_accounts, alike_over_times
@@ -95,27 +95,50 @@ def account_status(
     return jnp.where(jnp.isnan(level), status.UNPRICED, code).astype(jnp.int32)
 
 
-def order_cost_usd(book: Book, table: Table) -> Float[Array, " *time"]:
+class Orders(NamedTuple):
+    """The open orders of accounts; fields of ``Book``. They never depend on the time."""
+
+    instrument: Int[Array, " order *account"]
+    contracts: Float[Array, " order *account"]
+    price: Float[Array, " order *account"]
+    pays_premium: Bool[Array, " order *account"]
+    out_currency: Int[Array, " order *account"]
+    out_amount: Float[Array, " order *account"]
+
+
+def orders_of(book: Book) -> Orders:
+    """The open orders of accounts, apart from cash that may have times."""
+    return Orders(
+        book.order_instrument,
+        book.order_contracts,
+        book.order_price,
+        book.order_pays_premium,
+        book.order_out_currency,
+        book.order_out_amount,
+    )
+
+
+def order_cost_usd(orders: Orders, table: Table) -> Float[Array, " *time"]:
     """What open orders take from the adjusted equity of one account: losses and premiums, USD.
 
     References:
         OKX portfolio margin rules, section 9.
     """
-    terms = table.order_terms.at[book.order_instrument].get(mode="promise_in_bounds")
-    contracts = alike_over_times(book.order_contracts, terms[:, 0])
-    at_limit = contracts * alike_over_times(book.order_price, terms[:, 0]) * terms[:, 0]
+    terms = table.order_terms.at[orders.instrument].get(mode="promise_in_bounds")
+    contracts = alike_over_times(orders.contracts, terms[:, 0])
+    at_limit = contracts * alike_over_times(orders.price, terms[:, 0]) * terms[:, 0]
     loss = jnp.maximum(at_limit - contracts * terms[:, 1], 0.0)
-    pays_premium = alike_over_times(book.order_pays_premium, loss)
+    pays_premium = alike_over_times(orders.pays_premium, loss)
     return jnp.sum(jnp.where(pays_premium, at_limit, loss), axis=0)
 
 
 def order_outflow(
-    book: Book, table: Table, currency: Int[Array, " currency"]
+    orders: Orders, table: Table, currency: Int[Array, " currency"]
 ) -> Float[Array, " currency *time"]:
     """What the resting orders of one account may take out of some currencies, units of each."""
-    terms = table.order_terms.at[book.order_instrument].get(mode="promise_in_bounds")
-    amount = alike_over_times(book.order_out_amount, terms[:, 2]) * terms[:, 2]
-    mine = book.order_out_currency[:, None] == currency[None, :]
+    terms = table.order_terms.at[orders.instrument].get(mode="promise_in_bounds")
+    amount = alike_over_times(orders.out_amount, terms[:, 2]) * terms[:, 2]
+    mine = orders.out_currency[:, None] == currency[None, :]
     mine = alike_over_times(mine, amount[:, None])
     return jnp.sum(jnp.where(mine, amount[:, None], 0.0), axis=0)
 
@@ -248,7 +271,7 @@ def batch_balances(exposures: Exposures, book: Book, table: Table, params: Any) 
     out = jnp.zeros_like(equity)
     if book.order_instrument.shape[0]:
         over_accounts = jax.vmap(order_outflow, in_axes=(-1, None, -1), out_axes=1)
-        out = over_accounts(book, table, currency)
+        out = over_accounts(orders_of(book), table, currency)
         is_counted = jnp.concatenate([book.owns_coin, jnp.ones_like(currency[len(coins) :], bool)])
         out = jnp.where(alike_over_times(is_counted, out), out, 0.0)
     usd = of_coin(table.currency_usd, currency)
@@ -287,7 +310,7 @@ def batch_totals(
     total = jax.tree.map(lambda x: jnp.sum(x, axis=0), units)
     order_cost = jnp.zeros_like(total.mmr_usd)
     if book.order_instrument.shape[0]:
-        order_cost = jax.vmap(order_cost_usd, in_axes=(-1, None))(book, table)
+        order_cost = jax.vmap(order_cost_usd, in_axes=(-1, None))(orders_of(book), table)
     adjusted = balances.discounted_usd - order_cost
     total_mmr = total.mmr_usd + balances.borrow_mmr_usd
     requirement = total_mmr + balances.borrow_fee_usd

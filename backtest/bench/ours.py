@@ -83,6 +83,16 @@ class Ours:
             for batch in bucket.batches:
                 self.result(batch, priced)
 
+    def replay_together(self, held: list[Bucket], priced: list[WindowTables]) -> None:
+        """Replay buckets under several sets."""
+        tables = self._engine.together(priced)
+        for bucket in held:
+            for batch in bucket.batches:
+                count = len(batch.accounts)
+                states = [initial_state(count, one.model) for one in priced]
+                segment, times = np.zeros(count, int), np.arange(self.num_times)
+                self._engine.replay_together(batch, states, tables, segment, times)
+
 
 def class_rates(ours: Ours, held: list[Bucket], priced: WindowTables) -> list[dict[str, Any]]:
     """Accounts, seconds and rate of each shape class in one thread, the costliest first."""

@@ -11,6 +11,7 @@ from typing import Any
 from backtest.bench.book import World
 from backtest.bench.ours import Bucket, Ours
 from backtest.engine import use_compilation_cache
+from backtest.loading import TOGETHER_ACCOUNTS, parts_of
 from backtest.market_window import MarketWindow
 from backtest.workers import environments, restored_environment
 
@@ -24,6 +25,7 @@ class _Side:
         use_compilation_cache()
         self.ours = {p: Ours(world, window, p) for p in precisions}
         self.held = held
+        self.parts: list[Bucket] = []
         self.priced: dict[str, Any] = {}
 
     def price(self, params: Any) -> None:
@@ -35,9 +37,11 @@ class _Side:
         self.ours[precision].replay(self.held, self.priced[precision])
 
     def replay_sets(self, precision: str, sets: list[Any]) -> None:
-        """Price sets, and replay the buckets under one after the other."""
-        for priced in self.ours[precision].price(sets):
-            self.ours[precision].replay(self.held, priced)
+        """Price sets, and replay the buckets under all of them together."""
+        if not self.parts:
+            self.parts = [_in_parts(bucket) for bucket in self.held]
+        ours = self.ours[precision]
+        ours.replay_together(self.parts, ours.price(sets))
 
 
 _SIDE: list[_Side] = []
@@ -95,6 +99,12 @@ def started(
     finally:
         for one in processes:
             one.shutdown(cancel_futures=True)
+
+
+def _in_parts(bucket: Bucket) -> Bucket:
+    """As runs hold them for several sets."""
+    parts = [part for batch in bucket.batches for part in parts_of(batch, TOGETHER_ACCOUNTS)]
+    return replace(bucket, batches=parts)
 
 
 def _bare(bucket: Bucket) -> Bucket:

@@ -69,7 +69,9 @@ class Evaluator:
             return Series.read(file)
         names = [candidate_name(first + k) for k in range(len(points))]
         folder = self.out / "runs" / f"{number:05d}"
-        results = self.replay(folder, dict(zip(names, points, strict=True)))
+        # Nobody asks for the multipliers of a candidate.
+        sets = dict(zip(names, points, strict=True))
+        results = self.replay(folder, sets, break_even=False)
         objectives = self.config.objectives
         found = series_of(results, names, objectives.block, objectives.closing_cost_frac)
         digest = found.write(file)
@@ -78,7 +80,9 @@ class Evaluator:
         self.computed += 1
         return found
 
-    def replay(self, folder: Path, sets: dict[str, np.ndarray]) -> Results:
+    def replay(
+        self, folder: Path, sets: dict[str, np.ndarray], *, break_even: bool = True
+    ) -> Results:
         """One run of some points by name, in one pass over the accounts."""
         sections = []
         for name, point in sets.items():
@@ -87,6 +91,7 @@ class Evaluator:
             sections.append(SetSection(name=name, file=file))
         changes: dict[str, Any] = {
             "name": f"{self.config.name} {folder.name}",
+            "replay": self.base.replay.model_copy(update={"break_even": break_even}),
             "parameter_sets": sections,
             "traces": TracesSection(),
             "report": ReportSection(champion=next(iter(sets))),

@@ -309,7 +309,9 @@ def _adjusted_equity(params: Any, book: Book, now: Moment) -> Float[Array, " acc
     discounted = account.batch_balances(exposures, book, table, params).discounted_usd
     if not book.order_instrument.shape[0]:
         return discounted
-    return discounted - jax.vmap(account.order_cost_usd, in_axes=(-1, None))(book, table)
+    return discounted - jax.vmap(account.order_cost_usd, in_axes=(-1, None))(
+        account.orders_of(book), table
+    )
 
 
 @kept()

@@ -29,6 +29,11 @@ _WHO = (
 _GROUPS = ("segment", "option share of gross notional", "|net delta| / gross notional")
 
 
+def has_break_even(results: Results) -> bool:
+    """Whether the run looked for break-even multipliers."""
+    return results.manifest["config"]["replay"].get("break_even", True)
+
+
 def curves(results: Results, parameter_set: str) -> dict[str, FrequencyCurve]:
     """The liquidation-frequency curve of every charge of a set, by the charge's name."""
     stats = account_stats(results, parameter_set)

@@ -6,6 +6,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from .attribution import figure_daily_change as figure_daily_change, figure_shapley, has_units
+from .break_even import has_break_even
 from .figures_accounts import (
     figure_flips as figure_flips,
     figure_frequency as figure_frequency,
@@ -61,12 +62,8 @@ LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
 
 def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     """Every figure that a run has the data for, by file name."""
-    found = dict(FIGURES)
-    if not results.challengers:
-        del found["flips"]
+    found = {name: figure for name, figure in FIGURES.items() if name not in _without(results)}
     if has_liquidations(results):
-        # Of an account that is liquidated nobody knows what it would have done.
-        del found["roc"]
         found |= LIQUIDATION_FIGURES | ({"impact": figure_impact} if has_impact(results) else {})
     if has_units(results):
         found["shapley"] = figure_shapley
@@ -79,3 +76,16 @@ def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     for i, name in enumerate(sets_with_paths(results)):
         found[path_picture(i)] = partial(figure_parameter_paths, parameter_set=name)
     return found
+
+
+def _without(results: Results) -> set[str]:
+    """Figures of other runs that this one has nothing for."""
+    absent: set[str] = set()
+    if not results.challengers:
+        absent.add("flips")
+    if not has_break_even(results):
+        absent |= {"break_even", "elasticities"}
+    if has_liquidations(results):
+        # Of an account that is liquidated nobody knows what it would have done.
+        absent.add("roc")
+    return absent

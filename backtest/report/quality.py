@@ -6,6 +6,7 @@ import pandas as pd
 
 from . import frames, text
 from .account_stats import account_stats
+from .break_even import has_break_even
 from .compare import pairing
 from .frequency import by_time
 from .reader import Results
@@ -73,7 +74,7 @@ def checks(results: Results) -> list[Check]:
         found = [_rows_check(results)]
         for name in results.set_names:
             found += [_summary_check(results, name), _episode_check(results, name)]
-            found.append(_break_even_check(results, name))
+            found += [_break_even_check(results, name)] if has_break_even(results) else []
         found += [_flip_check(results, challenger) for challenger in results.challengers]
         found += [_period_check(results, name) for name in results.schedules]
         results.memo[key] = found

@@ -7,6 +7,7 @@ import pandas as pd
 from . import cells, frames, tables, text, theme
 from .account_stats import LEVEL_GRID, account_stats
 from .attribution import attribution_section
+from .break_even import has_break_even
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
@@ -44,8 +45,9 @@ def sections(results: Results) -> list[Section]:
         charge_section(results),
         attribution_section(results),
         level_section(results),
-        break_even_section(results),
     ]
+    if has_break_even(results):
+        found.append(break_even_section(results))
     if sets_with_paths(results):
         found.append(path_section(results))
     if has_benchmarks(results):

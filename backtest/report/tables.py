@@ -9,7 +9,7 @@ from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from .attribution import attribution_table, daily_change_table, has_units
 from .bootstrap import Estimate
-from .break_even import elasticity_table, near_flip_table, near_groups
+from .break_even import elasticity_table, has_break_even, near_flip_table, near_groups
 from .classifier import classifier_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .dated import period_table, step_table, switch_table
@@ -345,11 +345,6 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "charges_by_time": charge_path_table(results),
         "daily_change": daily_change_table(results),
         "worst_margin_levels": level_table(results),
-        "break_even_curves": break_even_curves(results),
-        "break_even_points": break_even_points(results),
-        "elasticities": elasticity_table(results),
-        "about_to_flip": near_flip_table(results),
-        "about_to_flip_groups": near_groups(results),
         "triggers": trigger_table(results),
         "largest_losses": loss_table(results),
         "quarantine": quarantine_table(results),
@@ -358,6 +353,8 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "parameter_sets": parameter_set_table(results),
         "checks": checks_table(results),
     }
+    if has_break_even(results):
+        tables |= _break_even_tables(results)
     if results.schedules:
         tables["schedule_steps"] = step_table(results)
         tables["schedule_periods"] = period_table(results)
@@ -379,6 +376,16 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["flips"] = pd.concat(flips, ignore_index=True)
         tables["flipped_accounts"] = pd.concat(accounts, ignore_index=True)
     return tables
+
+
+def _break_even_tables(results: Results) -> dict[str, pd.DataFrame]:
+    return {
+        "break_even_curves": break_even_curves(results),
+        "break_even_points": break_even_points(results),
+        "elasticities": elasticity_table(results),
+        "about_to_flip": near_flip_table(results),
+        "about_to_flip_groups": near_groups(results),
+    }
 
 
 def _with_sets(frame: pd.DataFrame, results: Results, challenger: str) -> pd.DataFrame:

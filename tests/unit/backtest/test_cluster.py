@@ -14,7 +14,7 @@ import cloudpickle
 import psutil
 import pytest
 from dask.delayed import delayed
-from distributed import LocalCluster, Security
+from distributed import LocalCluster, Security, SpecCluster
 
 from backtest import cli, cluster, workers
 from backtest.errors import RunError
@@ -219,6 +219,25 @@ def test_a_worker_that_always_dies_fails_its_buckets():
         (report,) = cluster._reports(future, [5])
     assert report["bucket"] == 5
     assert "worker was lost 2 times" in str(report["error"])
+
+
+def test_a_worker_that_is_just_starting_hides_no_answer(monkeypatch: pytest.MonkeyPatch):
+    """Dask cannot end a process that it is about to start again, and says so as it closes."""
+    plain = SpecCluster.close
+
+    def failing(self: SpecCluster, *arguments: Any) -> None:
+        plain(self, *arguments)
+        raise AssertionError("can only join a started process")
+
+    monkeypatch.setattr(SpecCluster, "close", failing)
+    with workers.local_client(workers.environments(1, []), retries=1) as client:
+        answer = client.submit(int, "7").result()
+    assert answer == 7
+    with (
+        pytest.raises(AssertionError, match="of the caller"),
+        workers.local_client(workers.environments(1, []), retries=1),
+    ):
+        raise AssertionError("of the caller")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")

@@ -79,6 +79,25 @@ def test_every_time_is_the_references(moved: Path, account: str, chosen: str):
             assert found.stored[name] == pytest.approx(found.answer["account"][name], rel=1e-9)
 
 
+def test_accounts_with_debts_and_orders_are_the_references(tmp_path: Path):
+    """What debts move has times; what orders cost does not."""
+    orders = [(OWING, SWAP, 3.0, 66_000.0), (FORCED, world.SPOT, 1.5, 65_000.0)]
+    tables: dict[str, Any] = {"accounts": accounts(), "balances": balances()}
+    tables |= {"positions": positions()} | world.with_orders(*orders)
+    dataset = world.write(tmp_path / "data", **tables)
+    world.replay(world.config(dataset, **BOTH), tmp_path / "out")
+    for account in (OWING, FORCED):
+        for k in (0, 1, len(TIMES) - 1):
+            found = explain_portfolio(tmp_path / "out", account, TIMES[k])
+            assert found.stored is not None
+            assert found.portfolio["orders"]
+            for name in ("adjusted_equity", "mr8", "total_mmr", "total_imr", "margin_level"):
+                assert found.stored[name] == pytest.approx(found.answer["account"][name], rel=1e-9)
+    rows: Any = world.read(tmp_path / "out", "accounts").set_index("account_id")
+    assert rows.loc[FORCED, "conversions"] >= 1
+    assert rows.loc[OWING, "interest_usd"] > 0
+
+
 def test_what_each_account_paid(moved: Path):
     rows: Any = world.read(moved, "accounts").query("parameter_set == 'today'")
     rows = rows.set_index("account_id")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import backtest.replay
+import backtest.set_window
 from backtest import self_check
 from backtest.errors import RunError
 from backtest.scores import of_host
@@ -45,7 +46,7 @@ def test_every_set_and_shape_is_checked(dataset: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_wrong_numbers_stop_the_run(precision: str, dataset: Path, monkeypatch: pytest.MonkeyPatch):
     """Off by a part in a thousand, in one charge of one account."""
-    plain = backtest.replay._real_times
+    plain = backtest.set_window._real_times
 
     def wrong(*arguments: Any) -> Any:
         result = plain(*arguments)
@@ -53,7 +54,7 @@ def test_wrong_numbers_stop_the_run(precision: str, dataset: Path, monkeypatch: 
         mmr[0, 0] *= 1.001
         return replace(result, scores=of_host(replace(result.margin, total_mmr=mmr)))
 
-    monkeypatch.setattr(backtest.replay, "_real_times", wrong)
+    monkeypatch.setattr(backtest.set_window, "_real_times", wrong)
     out = dataset.parent / f"wrong-{precision}"
     with pytest.raises(
         RunError, match=r"self-check of account 'a\d+' failed on cpu with jax 0\.10"
