@@ -1,5 +1,6 @@
 # Sourced by the other scripts: `prepare_environment runtime|dev` makes .venv and installs the
 # project into it. It returns at once while pyproject.toml is the one that was installed.
+# `prepare_browser` gets what opens the reports in the tests, where this system can.
 
 prepare_environment() {
   local group=$1 python=${PYTHON:-python3.11} stamp=".venv/installed-$1.toml" extra=()
@@ -21,4 +22,17 @@ prepare_environment() {
   "${pip[@]}" install --upgrade "pip>=25.1" || return
   "${pip[@]}" install --constraint .venv/constraints.txt --editable . ${extra[@]+"${extra[@]}"} || return
   cp pyproject.toml "$stamp"
+}
+
+prepare_browser() {
+  if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then return 0; fi
+  if command -v apt-get >/dev/null && [[ $(id -u) == 0 ]]; then
+    echo "installing chromium"
+    export DEBIAN_FRONTEND=noninteractive
+    if apt-get update -qq >/dev/null 2>&1 \
+      && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null 2>&1; then
+      return 0
+    fi
+  fi
+  echo "no chromium and chromedriver: the tests that open reports in a browser are skipped"
 }

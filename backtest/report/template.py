@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import theme
+from . import text, theme
 
 
 _SHARED = Path(__file__).parent / "templates"
@@ -29,6 +29,7 @@ def page(template: str, pictures: Mapping[str, str], folder: Path = _SHARED, **c
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["long"] = text.has_long_word
     return environment.get_template(template).render(
         pictures={name: Markup(svg) for name, svg in pictures.items()},
         palette=[(theme.variable(c), c, dark) for c, dark in theme.DARK.items()],

@@ -139,3 +139,12 @@ def shorten(name: str, most: int = 28) -> str:
         return name
     head = (most - 1 + 1) // 2
     return f"{name[:head]}…{name[-(most - 1 - head) :]}"
+
+
+LONG_WORD = 22
+"""Letters of a word that a narrow column cannot hold in one line."""
+
+
+def has_long_word(value: str) -> bool:
+    """Whether a text must be broken inside a word where a column is narrow."""
+    return any(len(word) > LONG_WORD for word in value.split())

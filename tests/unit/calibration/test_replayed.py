@@ -79,7 +79,8 @@ def test_the_page_says_what_was_found(out: Path):
         assert words in text
     words = re.sub(r"<(style|script|svg).*?</\1>", "", text, flags=re.DOTALL)
     assert not re.search(r"\bnan\b", words)
-    assert "http" not in words
+    assert "http:" not in words
+    assert "https:" not in words
     for name in (*(f"{n}.png" for n in FIGURES), "tables/candidates.csv"):
         assert (page.parent / name).is_file()
 
