@@ -142,7 +142,10 @@ def _section(name: str, frame: pd.DataFrame) -> Section:
         )
         for by in ("unit", "segment", "tier", "regime")
     ]
-    caption = "Points: coverage; lines: 95 % interval from blocks of time; dashed: target."
+    caption = (
+        "Points: share of losses above margin; lines: 95 % interval from blocks of time; dashed: "
+        "target."
+    )
     return Section(
         name, TITLES[name], _WHAT[name], [Picture(f"coverage_{name}", caption)], [whole, *parts]
     )
@@ -182,7 +185,7 @@ def figure_coverage(frame: pd.DataFrame, title: str) -> Figure:
             axis.axhline(target, color=theme.MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
             axis.set_title(f"Losses above margin, {_point(point)} of the horizon")
             axis.set_xticks(range(len(horizons)), horizons)
-            axis.set_ylim(bottom=0)
             theme.percent_axis(axis)
+        grid[0, 0].set_ylim(bottom=0)  # both panels share the axis, so only once both are drawn
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

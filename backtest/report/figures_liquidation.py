@@ -25,6 +25,7 @@ def figure_fund(results: Results) -> Figure:
     with mpl.rc_context(theme.style()):
         figure, axes = theme.new_figure(title, 4.2, 2, 1, sharex=True)
         top, bottom = axes[0, 0], axes[1, 0]
+        times = np.unique(np.concatenate([_clock(fund_path(results, n)) for n in names]))
         for k, name in enumerate(names):
             rows = fund_path(results, name)
             top.step(
@@ -36,6 +37,7 @@ def figure_fund(results: Results) -> Figure:
                 label=theme.label(name),
             )
         top.set_ylabel("fund, USD")
+        top.set_title("Fund after every time with liquidations")
         theme.legend_above(top)
         rows = fund_path(results, names[0])
         clock, base = _clock(rows), np.zeros(len(rows))
@@ -53,10 +55,11 @@ def figure_fund(results: Results) -> Figure:
             )
             base = base + values
         bottom.set_ylabel("losses, USD")
+        bottom.set_title(f"Who paid the losses under {theme.quoted(names[0])}")
         theme.legend_above(bottom)
         for panel in (top, bottom):
             panel.yaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
-        theme.time_axis(bottom, clock)
+        theme.time_axis(bottom, times)
     return figure
 
 

@@ -6,6 +6,7 @@ from .classifier import classifier_table, horizon_of
 from .liquidations import concentration, ledger, outcomes, over_sets, risk, stages
 from .reader import Results
 from .section import Picture, Section
+from .steps import explained
 
 
 SET = Column("parameter_set", "Set")
@@ -17,9 +18,16 @@ def liquidation_section(results: Results) -> Section:
         "Accounts at the trigger were worked through the stages of their margin model and went on "
         "with what was left. Slices, fees and slippage are parameters, most of them assumed."
     )
+    by_stage = over_sets(results, stages)
     tables = [
         page_table(over_sets(results, outcomes), _OUTCOMES, "What became of liquidated accounts"),
-        page_table(over_sets(results, stages), _STAGES, "By stage", empty="Nobody was liquidated."),
+        page_table(
+            by_stage,
+            _STAGES,
+            "By stage",
+            note=explained(by_stage["stage"].astype(str)),
+            empty="Nobody was liquidated.",
+        ),
         page_table(
             over_sets(results, ledger),
             _LEDGER,
@@ -37,7 +45,7 @@ def liquidation_section(results: Results) -> Section:
     pictures = [
         Picture(
             "fund",
-            "The fund after every time with liquidations; below, who paid the losses of the time.",
+            "The fund after every time with liquidations; below, who paid the losses of each time.",
         ),
         Picture(
             "survival",
