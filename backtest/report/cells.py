@@ -1,6 +1,6 @@
 """Tables as a page shows them: formatted cells that still sort by their numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,22 +11,28 @@ from . import frames, text
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is shown, what it sorts by, a second line, and its role."""
+    """One cell: what is shown, what it sorts by, a second line, its role, and where it leads."""
 
     shown: str
     order: float | int | str | None = None
     note: str = ""
     role: str = ""
+    link: str = ""
+    """Fragment of this page."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a page: which data, which heading, how shown."""
+    """One column of a page: which data, which heading, how shown.
+
+    ``under`` is the key of a text that stands below the value.
+    """
 
     key: str
     heading: str
     show: Callable[[object], str] | None = None
     note: str = ""
+    under: str = ""
 
     @property
     def is_number(self) -> bool:
@@ -60,25 +66,32 @@ def page_table(
     limit: int | None = None,
     **options: Any,
 ) -> PageTable:
-    """The rows of a frame as a page table, the first ``limit`` of them."""
+    """The rows of a frame as a page table, the first ``limit`` of them.
+
+    ``links`` holds the fragments of the pages of accounts by name.
+    """
     note = str(options.pop("note", ""))
+    links: Mapping[str, str] = options.pop("links", {})
     if limit is not None and len(frame) > limit:
         cut = f"First {text.number(limit)} of {text.number(len(frame))} rows; all are in tables/."
         note = f"{cut} {note}".strip()
         frame = frame.head(limit)
-    rows = [[_cell(c, row[c.key]) for c in columns] for row in frames.records(frame)]
+    rows = [[_cell(c, row, links) for c in columns] for row in frames.records(frame)]
     headings = [(c.heading, c.note, c.is_number) for c in columns]
     return PageTable(caption, headings, rows, note=note, **options)
 
 
-def _cell(column: Column, value: object) -> Cell:
+def _cell(column: Column, row: Mapping[str, Any], links: Mapping[str, str]) -> Cell:
+    value, note = row[column.key], str(row[column.under]) if column.under else ""
     if column.show is None:
         shown = text.NONE if text.is_missing(value) else str(value)
-        return Cell(shown, shown, role="name" if len(shown) <= _SHORT else "")
+        link = links.get(shown, "") if column.key == "account_id" else ""
+        role = "name" if len(shown) <= _SHORT else ""
+        return Cell(shown, shown, note, role, link)
     order = value if isinstance(value, int | float) and not text.is_missing(value) else None
     if isinstance(value, pd.Timestamp):
         order = value.timestamp()
-    return Cell(column.show(value), order, role="number")
+    return Cell(column.show(value), order, note, "number")
 
 
 def count(value: object) -> str:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from . import cells, text, theme
+from .account_pages import account_pages
 from .cells import Column, PageTable, page_table
 from .decision import decision_table, tiles
 from .reader import Results
@@ -32,6 +33,7 @@ def render(results: Results, pictures: dict[str, str]) -> str:
         decision=decision_table(summary),
         caveats=caveats(results),
         sections=shown,
+        accounts=account_pages(results),
         titles=_titles(shown),
         provenance=[t for t in (_parameter_sets(results), step_page(results)) if t is not None],
         manifest=_manifest(results),

@@ -220,6 +220,16 @@ class Results:
         frame = self._frame("parameter_paths", columns, parameter_set)
         return frames.ordered(frame, ["parameter_set", "key", "time"])
 
+    def of_accounts(self, table: str, parameter_set: str, accounts: Sequence[str]) -> pd.DataFrame:
+        """Rows of some accounts under one set, all columns; none where there is no such table."""
+        if not self.has(table):
+            return pd.DataFrame()
+        wanted = pc.field("account_id").isin(list(accounts))
+        batches = self._batches(table, None, self.check_set(parameter_set))
+        mine = [batch.filter(wanted) for batch in batches]
+        mine = [b for b in mine if b.num_rows]
+        return _joined(mine) if mine else pd.DataFrame()
+
     def single(self, table: str) -> pd.DataFrame:
         """A table of one file in ``report_data``, all columns."""
         return self._frame(table, None, None)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from . import cells, frames, tables, text, theme
 from .account_stats import LEVEL_GRID, account_stats
+from .accounts import accounts_section, with_pages
 from .attribution import attribution_section
 from .break_even import has_break_even
 from .cells import Cell, Column, PageTable, page_table
@@ -37,6 +38,7 @@ def sections(results: Results) -> list[Section]:
         found += [impact_section(results)] if has_impact(results) else []
     else:
         found.append(classifier_section(results))
+    found.append(accounts_section(results))
     if results.schedules:
         found.append(schedule_section(results))
     found.append(segment_section(results))
@@ -139,6 +141,7 @@ def flip_section(results: Results, challenger: str, position: int) -> Section:
         _FLIPPED,
         "Accounts that flip, the largest first",
         50,
+        links=with_pages(results),
         folded=True,
         empty="No account flips.",
     )

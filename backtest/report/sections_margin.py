@@ -6,6 +6,7 @@ import pandas as pd
 
 from . import cells, frames, tables, text
 from .account_stats import account_stats
+from .accounts import with_pages
 from .break_even import MOST_ACCOUNTS, near_flips, near_groups
 from .cells import Cell, Column, PageTable, page_table
 from .quality import checks
@@ -144,6 +145,7 @@ def _about_to_flip(results: Results) -> list[PageTable]:
             _NEAR,
             f"Accounts about to flip under {quote(name)}, the nearest first",
             50,
+            links=with_pages(results),
             folded=True,
             empty="No account is that close.",
         ),
@@ -179,6 +181,7 @@ def loss_section(results: Results) -> Section:
         _LOSSES,
         f"Largest bad debt under {quote(results.champion)}",
         25,
+        links=with_pages(results),
         empty="No account has equity below zero.",
     )
     intro = "Accounts whose equity falls furthest below zero if nothing is closed."

@@ -7,6 +7,7 @@ import pandas as pd
 
 from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
+from .accounts import listed
 from .attribution import attribution_table, daily_change_table, has_units
 from .bootstrap import Estimate
 from .break_even import elasticity_table, has_break_even, near_flip_table, near_groups
@@ -362,6 +363,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
     if sets_with_paths(results):
         tables["parameter_paths"] = path_table(results)
     tables |= _tables_of_some_runs(results)
+    tables["largest_triggered"] = listed(results)
     tables |= liquidation_tables(results) | impact_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)

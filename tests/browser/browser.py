@@ -66,7 +66,10 @@ class Browser:
             deviceScaleFactor=1,
             mobile=size == PHONE,
         )
-        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+        wanted = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},  # scrolls at once
+        ]
         self.command("Emulation.setEmulatedMedia", media=media, features=wanted)
         self.driver.get("about:blank")
         for log in ("browser", "performance"):
@@ -81,6 +84,12 @@ class Browser:
     def ask(self, script: str, *arguments: Any) -> Any:
         """The value of an expression of ``look.js``; its arguments are ``arguments[0]`` and on."""
         return self.driver.execute_script(f"{LOOK}\nreturn {script};", *arguments)
+
+    def click(self, element: str) -> None:
+        """A click of the mouse on what an expression of ``look.js`` gives, in mid-window."""
+        found = self.ask(element)
+        self.ask("arguments[0].scrollIntoView({ block: 'center' })", found)
+        found.click()
 
     def console(self) -> list[str]:
         """Errors, warnings and messages since the page was opened."""

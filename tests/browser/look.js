@@ -35,7 +35,6 @@ const sortable = () => all("table.sortable").find((t) => t.checkVisibility() && 
 
 // Follows a link; where it led, whether that is shown, and how far from the top.
 function follow(link) {
-  document.documentElement.style.scrollBehavior = "auto";
   all("a").find((a) => a.getAttribute("href") === link).click();
   const to = document.getElementById(link.slice(1));
   return [decodeURIComponent(location.hash), to.checkVisibility(), to.getBoundingClientRect().top, innerHeight];
