@@ -45,7 +45,7 @@ MOST_NAMES = 5
 """Accounts that a note names."""
 HINTS = {
     NOT_A_TIME: " (say how times are written: format = 'iso', 'ms', '%d/%m/%Y %H:%M' ...)",
-    NOT_A_NUMBER: " (say how numbers are written: decimal = '.' or ',')",
+    NOT_A_NUMBER: " (say how numbers are written: decimal = '.' or ',', thousands = ',')",
 }
 """What a mapping may be lacking, by the reason of the first bad row."""
 Progress = Callable[[int, int, str], None]

@@ -1,5 +1,6 @@
 """Text of CSV files as numbers, times and names; what cannot be read is quarantined."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +27,17 @@ class Cells:
     """One piece of a file while it is read; the first reason of each bad row counts."""
 
     def __init__(
-        self, rows: pd.DataFrame, ledger: Ledger, source: str, table: str, decimal: str = "."
+        self,
+        rows: pd.DataFrame,
+        ledger: Ledger,
+        source: str,
+        table: str,
+        decimal: str = ".",
+        thousands: str | None = None,
     ) -> None:
         self._rows, self._ledger, self._source, self._table = rows, ledger, source, table
         self._decimal = decimal
+        self._thousands = thousands or ("." if decimal == "," else None)
         self.bad: BoolArray = np.zeros(len(rows), bool)
 
     def __len__(self) -> int:
@@ -64,8 +72,7 @@ class Cells:
     def numbers(self, column: str, scale: float = 1.0, needed: bool = False) -> FloatArray:
         """A column as numbers; empty is NaN, and quarantined where it is ``needed``."""
         text = self.text(column).str.strip()
-        if self._decimal == ",":
-            text = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        text = _with_point(text, self._decimal, self._thousands)
         empty = text.isin(_EMPTY).to_numpy(bool)
         found = _floats(text.mask(empty))
         self.reject(np.isnan(found) & ~empty, column, NOT_A_NUMBER)
@@ -120,6 +127,25 @@ class Cells:
         """The columns of the rows that are not quarantined, with their file and row."""
         frame = self.whole(columns).drop(columns=BAD)
         return rows_of(frame, ~self.bad).reset_index(drop=True) if self.bad.any() else frame
+
+
+def _with_point(text: pd.Series, decimal: str, thousands: str | None) -> pd.Series:
+    """Numbers as Python writes them; a sign between digits that are no group of three stays.
+
+    So 1.234,5 is 1234.5, and 1.5 of a file with decimal commas is no number.
+    """
+    if thousands is None:
+        return text
+    mark, point = re.escape(thousands), re.escape(decimal)
+    grouped = text.str.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{point}\d*)?")
+    text = text.where(
+        ~grouped.to_numpy(bool, na_value=False), text.str.replace(thousands, "", regex=False)
+    )
+    if decimal == ".":
+        return text
+    # A point that is left is no decimal sign; a letter makes sure that it is not read as one.
+    text = text.str.replace(".", "x", regex=False)
+    return text.str.replace(decimal, ".", regex=False)
 
 
 def _floats(text: pd.Series) -> FloatArray:

@@ -156,6 +156,9 @@ class CsvSource(_Source):
     table: str
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", " ", "'"] | None = None
+    """What stands between groups of three digits; if absent, a point where ``decimal`` is a comma,
+    else nothing."""
     time: TimeFormat | None = None
     columns: dict[str, str | ColumnRule]
     """Column of the dataset to column of the file, or to a rule."""
@@ -166,6 +169,12 @@ class CsvSource(_Source):
         if value not in MAPPED:
             raise ValueError(f"is '{value}'; allowed: {', '.join(MAPPED)}")
         return value
+
+    @model_validator(mode="after")
+    def _signs(self) -> "CsvSource":
+        if self.thousands == self.decimal:
+            raise ValueError(f"'thousands' is '{self.thousands}', as 'decimal' is")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> "CsvSource":

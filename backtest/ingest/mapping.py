@@ -47,7 +47,9 @@ def read_market_csv(source: CsvSource, paths: list[Path], intake: Intake) -> Ite
 def _mapped(chunk: pd.DataFrame, source: CsvSource, intake: Intake, with_bad: bool) -> pd.DataFrame:
     shown = "index" if source.table == QUOTES else source.table
     shown = "marks" if source.table == FUNDING else shown
-    cells = Cells(chunk, intake.ledger, intake.source, shown, source.decimal)
+    cells = Cells(
+        chunk, intake.ledger, intake.source, shown, source.decimal, thousands=source.thousands
+    )
     columns: dict[str, Any] = {}
     if source.time is not None:
         columns["time"] = _time(cells, source.time)

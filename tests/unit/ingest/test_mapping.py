@@ -8,8 +8,11 @@ import pytest
 
 from backtest.dataset import Dataset
 from backtest.errors import ConfigError, DataError
+from backtest.ingest.cells import Cells
 from backtest.ingest.config import load_ingest_config
+from backtest.ingest.ledger import Ledger
 from backtest.quality import check
+from backtest.tables import SOURCE_FILE, SOURCE_ROW
 from tests.unit.ingest.venue_files import make, write_text
 
 
@@ -126,6 +129,39 @@ def test_rows_of_unknown_things_are_quarantined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("decimal", "thousands", "written", "read"),
+    [
+        (".", None, "1234.5", 1_234.5),
+        (".", None, "1,234.5", None),
+        (".", ",", "1,234.5", 1_234.5),
+        (".", ",", "-1,234,567", -1_234_567.0),
+        (".", ",", "1234.5", 1_234.5),
+        (".", ",", "1,5", None),
+        (".", ",", "1,2345.0", None),
+        (".", "'", "+1'234.5", 1_234.5),
+        (".", " ", "12 345.25", 12_345.25),
+        (".", ",", "1e-5", 1e-5),
+        (",", None, "1.234,5", 1_234.5),
+        (",", None, "58.000", 58_000.0),
+        (",", None, "0,5", 0.5),
+        (",", None, "1.5", None),
+        (",", None, "1,5e-3", 0.0015),
+        (",", " ", "1 234,5", 1_234.5),
+        (",", " ", "1.234,5", None),
+    ],
+)
+def test_signs_between_digits(
+    decimal: str, thousands: str | None, written: str, read: float | None
+) -> None:
+    """What groups of three digits do not explain is no number, and never another number."""
+    chunk = pd.DataFrame({"x": [written], SOURCE_FILE: ["a.csv"], SOURCE_ROW: [2]})
+    cells = Cells(chunk, Ledger(), "source", "marks", decimal, thousands)
+    (found,) = cells.numbers("x").tolist()
+    assert found == read if read is not None else np.isnan(found)
+    assert cells.bad.tolist() == [read is None]
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (
@@ -150,6 +186,8 @@ def test_rows_of_unknown_things_are_quarantined(tmp_path: Path) -> None:
         ('files = ["marks.csv"]', 'files = ["mark.csv"]', r"no file matches 'mark\.csv'"),
         ('name = "index"', 'name = "prices"', "two sources have the same 'name'"),
         ("buckets = 2", "bukets = 2", "did you mean 'ingest.buckets'"),
+        ('decimal = ","', 'decimal = ","\nthousands = ","', "thousands' is ',', as 'decimal' is"),
+        ('decimal = ","', 'thousands = "_"', r"thousands.*'_'"),
     ],
 )
 def test_mistakes_in_the_mapping_are_explained(
