@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backtest.errors import ConfigError
+
 
 app = typer.Typer(no_args_is_help=True, help="Report and compare saved results.")
 
@@ -35,22 +37,34 @@ def report(
 @app.command()
 def compare(
     folder: _Folder,
-    champion: Annotated[
-        str, typer.Option("--champion", metavar="A", help="Parameter set of today.")
-    ],
     challenger: Annotated[
         str, typer.Option("--challenger", metavar="B", help="Parameter set to judge.")
     ],
+    champion: Annotated[
+        str | None,
+        typer.Option(
+            "--champion",
+            metavar="A",
+            help="Parameter set of today; report.champion of the run if absent.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two parameter sets of a run, account by account.
 
-    Example: pmstress compare runs/crash --champion today --challenger proposal
+    Example: pmstress compare runs/crash --challenger proposal
     """
     from backtest.report.comparison import comparison  # slow to import
     from backtest.report.reader import Results
 
     results = Results(folder)
+    champion = champion or results.named_champion
+    if champion is None:
+        known = ", ".join(repr(n) for n in results.set_names)
+        raise ConfigError(
+            f"{folder}: the run's configuration names no report.champion; give --champion, one of "
+            f"{known}"
+        )
     found = comparison(results, champion, challenger)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))

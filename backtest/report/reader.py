@@ -79,12 +79,17 @@ class Results:
             raise DataError(f"{self.path / 'manifest.json'}: a parameter set has no 'name'") from e
 
     @property
-    def champion(self) -> str:
-        """The set that others are compared with: named in the configuration, else the first."""
+    def named_champion(self) -> str | None:
+        """The champion that the configuration names, None where it names none."""
         config = self.manifest.get("config") or {}
         section = config.get("report") or {}
         named = section.get("champion") or config.get("champion")
-        return self.check_set(str(named)) if named else self.set_names[0]
+        return self.check_set(str(named)) if named else None
+
+    @property
+    def champion(self) -> str:
+        """The set that others are compared with: named in the configuration, else the first."""
+        return self.named_champion or self.set_names[0]
 
     @property
     def challengers(self) -> list[str]:

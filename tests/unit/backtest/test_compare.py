@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,20 @@ def test_compare_command(folder: Path):
         assert word in shown.output
     as_json = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(as_json.output)["champion"] == "today"
+
+
+def test_compare_command_takes_the_champion_of_the_run(folder: Path, tmp_path: Path):
+    arguments = ["compare", str(folder), "--challenger", "today"]
+    shown = CliRunner().invoke(app, arguments)
+    assert isinstance(shown.exception, ConfigError)
+    assert "names no report.champion" in str(shown.exception)
+    assert "'proposal'" in str(shown.exception)
+    shutil.copytree(folder, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["report"]["champion"] = "proposal"
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    named = ["compare", str(tmp_path / "run"), "--challenger", "today", "--json"]
+    assert json.loads(CliRunner().invoke(app, named).output)["champion"] == "proposal"
 
 
 def test_compare_command_with_unknown_set(folder: Path):
