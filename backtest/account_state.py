@@ -19,6 +19,8 @@ START_FIELDS = (
     "start_option_notional_usd",
     "start_net_delta_usd",
 )
+WRITTEN_OFF = "written_off_usd"
+"""What liquidation has written off of each account so far; only where a run simulates it."""
 
 
 def flat(state: AccountState) -> dict[str, np.ndarray]:
@@ -64,6 +66,9 @@ def reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndar
         at = np.searchsorted(known, before.accounts)
         for name in (*START_FIELDS, "segment"):
             extra[name][at] = before.extra[name]
+        if WRITTEN_OFF in before.extra:
+            extra[WRITTEN_OFF] = np.zeros(len(known))
+            extra[WRITTEN_OFF][at] = before.extra[WRITTEN_OFF]
         extra["quarantined_ids"] = before.extra["quarantined_ids"]
         extra["quarantined_times"] = before.extra["quarantined_times"]
     return extra

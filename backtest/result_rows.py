@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtest.account_state import START_FIELDS
+from backtest.account_state import START_FIELDS, WRITTEN_OFF
 from backtest.batching import Batch, widened
 from backtest.cells import Cell
 from backtest.market_window import stamp
@@ -348,7 +348,7 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
         "first_liquidation_time": moments(state["first_time"]),
         "worst_time": moments(state["worst_time"]),
         "worst_margin_level": np.where(np.isfinite(level), level, np.nan),
-        "bad_debt_usd": np.maximum(0.0, -take(state["lowest_equity_usd"], 0.0)),
+        "bad_debt_usd": take(_bad_debt_usd(cell), 0.0),
     }
     for column in ("scored", "unpriced", "episodes", "liquidation_times"):
         columns[column] = take(state[column], 0)
@@ -363,6 +363,14 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
     for column in START_FIELDS:
         columns[column] = take(extra[column], np.nan)
     return _table(columns, _account_schema(tuple(model.charges)))
+
+
+def _bad_debt_usd(cell: Cell) -> np.ndarray:
+    """What liquidation wrote off of each account; where nothing is closed, equity below zero."""
+    written_off = cell.extra.get(WRITTEN_OFF)
+    if written_off is not None:
+        return written_off
+    return np.maximum(0.0, -cell.state["lowest_equity_usd"])
 
 
 def summary_table(

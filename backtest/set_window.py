@@ -6,6 +6,7 @@ import numpy as np
 
 from backtest.account_state import (
     LEDGER_FIELDS,
+    WRITTEN_OFF,
     carried_ledger,
     count_quarantined,
     flat,
@@ -22,7 +23,12 @@ from backtest.durable import write_table
 from backtest.loading import Loaded
 from backtest.plan import Window
 from backtest.result_rows import event_tables, sorted_rows, trace_table
-from backtest.simulate import WindowSimulation, simulation_tables, widened_snapshot
+from backtest.simulate import (
+    WindowSimulation,
+    simulation_tables,
+    widened_snapshot,
+    written_off_usd,
+)
 from backtest.tile_programs import STATUS_COUNTS, sum_columns
 from backtest.window_records import Debts, TileResult
 from kernels.debts import Ledger
@@ -117,6 +123,8 @@ class SetWindow:
             extra |= {f"ledger_{name}": getattr(self._ledger, name) for name in LEDGER_FIELDS}
         if self._simulation is not None:
             extra |= flat_ledger(self._simulation.ledger)
+            before = extra.get(WRITTEN_OFF)
+            extra[WRITTEN_OFF] = written_off_usd(self._simulation, self._known, before)
         with self.replay.stages("write"):
             return self._written(self._rows | simulation_tables(self._simulation))
 

@@ -363,6 +363,19 @@ def simulation_tables(simulation: WindowSimulation | None) -> dict[str, list[pa.
     }
 
 
+def written_off_usd(
+    simulation: WindowSimulation, known: np.ndarray, before: np.ndarray | None
+) -> np.ndarray:
+    """What has been written off of each known account by the end of a window, USD.
+
+    Added up in the order of time, so that windows do not matter.
+    """
+    total = np.zeros(len(known)) if before is None else before.copy()
+    for row in simulation.rows[0]:
+        total[np.searchsorted(known, row["account_id"])] += row["bad_debt_usd"]
+    return total
+
+
 def widened_snapshot(snapshot: Snapshot, places: np.ndarray, known: np.ndarray) -> Snapshot:
     """The snapshot with all known accounts, its own at ``places``; the others hold nothing."""
     given = snapshot.with_choices()

@@ -8,6 +8,9 @@ from . import frames, text
 from .cells import Cell, PageTable
 
 
+SIMULATED, MEASURED = "simulated", "measured"
+"""Values of ``liquidation`` in the summary table: what the bad debt of a row is."""
+_WHICH = {SIMULATED: "after liquidation", MEASURED: "if nothing is closed"}
 _Row = dict[str, float]
 _Draw = Callable[[_Row], tuple[str, str]]
 _Metric = tuple[str, str, _Draw]
@@ -56,7 +59,27 @@ def _solvent(row: _Row) -> tuple[str, str]:
     return text.number(count), f"{text.percent(count / total)} of those liquidated" if total else ""
 
 
-_PAIRED = "Against the champion, account by account"
+_UNTOUCHED: tuple[_Metric, ...] = (
+    (
+        "Bad debt if nothing is closed",
+        "equity below zero at its lowest, summed",
+        _amount("bad_debt_usd", "bad_debt_accounts"),
+    ),
+    ("Largest of one account", "if nothing is closed", _plain("bad_debt_largest_usd", text.usd)),
+    ("Liquidated, never below zero", "equity stays positive if left alone", _solvent),
+)
+"""Where a run only measures: what accounts owe that are left as they are."""
+_SIMULATED: tuple[_Metric, ...] = (
+    (
+        "Bad debt after liquidation",
+        "before fund and deleveraging; who paid is under Liquidations",
+        _amount("bad_debt_usd", "bad_debt_accounts"),
+    ),
+    ("Largest of one account", "after liquidation", _plain("bad_debt_largest_usd", text.usd)),
+    ("Liquidated, nothing owed", "closing them was paid for by their equity", _solvent),
+)
+"""Where liquidation happens: what it left behind."""
+_LOSSES, _PAIRED = "Losses", "Against the champion, account by account"
 _DEBTS = "Debts over time"
 _METRICS: dict[str, tuple[_Metric, ...]] = {
     "Liquidation frequency": (
@@ -98,13 +121,7 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
         ("Neither", "no set liquidates them", _plain("neither", text.number)),
         ("McNemar chi-square", "takes accounts as independent, which they are not", _mcnemar),
     ),
-    "Losses": (
-        (
-            "Bad debt",
-            "equity below zero at its lowest, summed",
-            _amount("bad_debt_usd", "bad_debt_accounts"),
-        ),
-        ("Largest bad debt", "of one account", _plain("bad_debt_largest_usd", text.usd)),
+    _LOSSES: (
         (
             "Below zero at the trigger",
             "what no liquidation could have saved",
@@ -120,7 +137,6 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
             "median, of accounts that go below zero later",
             _plain("lead_to_zero_seconds", text.duration),
         ),
-        ("Liquidated, never below zero", "equity stays positive if left alone", _solvent),
     ),
     _DEBTS: (
         (
@@ -160,6 +176,7 @@ def decision_table(summary: pd.DataFrame) -> PageTable:
     records = [_numbers(r) for r in raw]
     headings = [("", "", False)]
     headings += [(text.shorten(str(r["parameter_set"]), 24), str(r["role"]), True) for r in raw]
+    debt = _SIMULATED if any(r["liquidation"] == SIMULATED for r in raw) else _UNTOUCHED
     rows: list[list[Cell]] = []
     groups: list[str] = []
     for group, metrics in _METRICS.items():
@@ -167,7 +184,7 @@ def decision_table(summary: pd.DataFrame) -> PageTable:
             continue
         if group == _DEBTS and not any(r["interest_usd"] or r["converted_usd"] for r in records):
             continue
-        for name, note, draw in metrics:
+        for name, note, draw in (*(debt if group == _LOSSES else ()), *metrics):
             drawn = [draw(r) for r in records]
             rows.append(
                 [Cell(name, note=note), *(Cell(s, note=n, role="number") for s, n in drawn)]
@@ -178,7 +195,7 @@ def decision_table(summary: pd.DataFrame) -> PageTable:
 
 def _numbers(record: Mapping[str, object]) -> _Row:
     """The columns of a summary row that are no names; NaN where there is no number."""
-    names = ("parameter_set", "role")
+    names = ("parameter_set", "role", "liquidation")
     return {
         k: float(v) if isinstance(v, int | float) else float("nan")
         for k, v in record.items()
@@ -201,6 +218,7 @@ def tiles(summary: pd.DataFrame) -> list[dict[str, str]]:
                 "interval": "" if span == text.NONE else f"95{text.SPACE}% interval {span}",
                 "margin": text.percent(row["average_mmr_frac"]),
                 "debt": text.usd(row["bad_debt_usd"]),
+                "debt_is": f"bad debt {_WHICH[str(record['liquidation'])]}",
             }
         )
     return shown

@@ -9,6 +9,7 @@ from .account_stats import account_stats
 from .accounts import with_pages
 from .break_even import MOST_ACCOUNTS, near_flips, near_groups
 from .cells import Cell, Column, PageTable, page_table
+from .liquidations import has_liquidations
 from .quality import checks
 from .reader import Results
 from .section import Picture, Section, head, number_cell
@@ -174,7 +175,7 @@ _NEAR = (
 
 def loss_section(results: Results) -> Section:
     """The accounts with the largest losses."""
-    stats = account_stats(results, results.champion)
+    stats, simulated = account_stats(results, results.champion), has_liquidations(results)
     rows = [r | {"largest": _largest_charge(results, r)} for r in frames.records(stats.losses)]
     table = page_table(
         pd.DataFrame(rows, columns=[c.key for c in _LOSSES]),
@@ -182,9 +183,15 @@ def loss_section(results: Results) -> Section:
         f"Largest bad debt under {quote(results.champion)}",
         25,
         links=with_pages(results),
-        empty="No account has equity below zero.",
+        empty="No account owes anything after liquidation."
+        if simulated
+        else "No account has equity below zero.",
     )
-    intro = "Accounts whose equity falls furthest below zero if nothing is closed."
+    intro = (
+        "Accounts whose liquidation left most unpaid, before fund and deleveraging."
+        if simulated
+        else "Accounts whose equity falls furthest below zero if nothing is closed."
+    )
     return Section("losses", "Largest losses", intro, tables=[table])
 
 

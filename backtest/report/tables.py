@@ -14,6 +14,7 @@ from .break_even import elasticity_table, has_break_even, near_flip_table, near_
 from .classifier import classifier_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .dated import period_table, step_table, switch_table
+from .decision import MEASURED, SIMULATED
 from .frequency import (
     average_margin,
     by_time,
@@ -45,6 +46,9 @@ def summary_table(
 ) -> pd.DataFrame:
     """The comparison of all sets (or of the sets named), one row each, the champion first.
 
+    ``bad_debt_`` columns are equity below zero where nothing is closed (``liquidation`` =
+    ``measured``), and what liquidations wrote off where they were ``simulated``, before fund and
+    deleveraging; ``liquidated_never_below_zero`` counts who was liquidated without any.
     Fractions end in ``_frac``, amounts in ``_usd``; ``_low`` and ``_high`` bound the 95 % interval;
     ``difference_`` columns are challenger less champion. NaN (null in counts) where there is no
     such number.
@@ -73,6 +77,7 @@ def _summary_row(results: Results, name: str, champion: str) -> dict[str, object
         **_estimate("per_account_day", rate.per_account_day),
         "liquidated_notional_usd": frames.total(by_time(results, name), "liquidated_notional_usd"),
         **_estimate("per_notional_frac", rate.per_notional),
+        "liquidation": SIMULATED if has_liquidations(results) else MEASURED,
         "liquidated_never_below_zero": stats.liquidated_solvent,
         "bad_debt_usd": stats.bad_debt_usd,
         "bad_debt_accounts": stats.bad_debt_accounts,
@@ -281,7 +286,9 @@ def trigger_table(results: Results) -> pd.DataFrame:
 
 
 def loss_table(results: Results) -> pd.DataFrame:
-    """The accounts with the largest bad debt (equity below zero if nothing is closed), per set.
+    """The accounts with the largest bad debt, per set: equity below zero, or what was written off.
+
+    Equity below zero where a run only measures, else what liquidation wrote off.
 
     A charge is null, never zero, in the rows of a set whose model has none of that name.
     """

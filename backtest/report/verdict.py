@@ -14,6 +14,8 @@ from .frequency import (
     effective_accounts,
     rate_differences,
 )
+from .impact import sets_with_impact
+from .liquidations import has_liquidations
 from .quality import checks, row_counts
 from .reader import Results
 from .text import number, percent
@@ -73,12 +75,6 @@ def verdict(results: Results, champion: str, challenger: str) -> Verdict:
 def quote(name: str) -> str:
     """A name as it stands in a sentence."""
     return f"“{name}”"
-
-
-def liquidates(results: Results) -> bool:
-    """Whether the run closed positions of accounts at the trigger."""
-    mode = (results.manifest.get("replay") or {}).get("liquidation")
-    return mode not in (None, False, "off", "measure")
 
 
 def _relative(results: Results, champion: str, challenger: str) -> float:
@@ -171,9 +167,10 @@ def _debt(results: Results, champion: str, challenger: str) -> str:
     same = math.isclose(a, b, rel_tol=1e-9, abs_tol=0.01)
     if same and not b:
         return "None under either set."
-    if same and not liquidates(results):
+    if same and not has_liquidations(results):
         return f"{text.usd(b)} under both: nothing is closed on the way, so equity is the same."
-    return f"{text.usd(b)} ({quote(champion)}: {text.usd(a)})."
+    left = " after liquidation" if has_liquidations(results) else ""
+    return f"{text.usd(b)}{left} ({quote(champion)}: {text.usd(a)})."
 
 
 def _evidence(results: Results, champion: str, challenger: str) -> str:
@@ -289,12 +286,23 @@ def _model(results: Results) -> str:
             "The portfolio of one snapshot is held over the whole window: nobody trades, tops up "
             "or withdraws."
         )
-    if not liquidates(results):
+    if has_liquidations(results):
+        parts.append(
+            "Accounts are liquidated at the trigger, so bad debt is what that leaves unpaid, "
+            "before fund and deleveraging."
+        )
+    else:
         parts.append(
             "Nothing is closed when an account is triggered, so bad debt is what the account would "
             "lose if left alone."
         )
-    parts.append("No price reacts to liquidations: with that feedback tails are worse.")
+    moving = sets_with_impact(results)
+    if moving:
+        still = [name for name in results.set_names if name not in moving]
+        alone = f" of {text.listing(map(quote, moving), 4)}" if still else ""
+        parts.append(f"Liquidations{alone} move prices by assumed parameters.")
+    else:
+        parts.append("No price reacts to liquidations: with that feedback tails are worse.")
     return " ".join(parts)
 
 

@@ -18,7 +18,12 @@ from backtest.params import load_parameter_set
 from backtest.reference.cascade import deleveraged, happen
 from backtest.reference.liquidation_trades import account_of
 from backtest.reference.waterfall import Fund
+from backtest.report.account_stats import account_stats
 from backtest.report.build import build_report
+from backtest.report.reader import Results
+from backtest.report.tables import summary_table
+from backtest.report.terminal import summary_rows
+from backtest.report.verdict import caveats
 from tests.unit.backtest import tiny_world
 from tests.unit.backtest.test_simulate import SIMULATE, config
 
@@ -28,6 +33,7 @@ CRASH: Any = tiny_world.TIMES[4]
 BTC = np.where(np.arange(tiny_world.HOURS + 1) < 4, 64_000.0, 51_200.0)
 FUND_USD = 1_000.0
 NEAR_USD = 1e-6
+CENT = 0.01
 
 
 def rows(out: Path, table: str) -> list[dict[str, Any]]:
@@ -67,6 +73,35 @@ def test_every_cent_is_paid_by_somebody(out: Path):
     haircuts = sum(row["haircut_usd"] for row in rows(out, "deleveraged"))
     assert haircuts > 0.0
     assert haircuts == pytest.approx(sum(r["from_adl_usd"] for r in paid), abs=NEAR_USD)
+
+
+def test_the_bad_debt_that_a_user_reads_is_what_the_waterfall_says(chosen: RunConfig, out: Path):
+    """Not the equity before a liquidation: its costs push accounts below zero too."""
+    results = Results(out)
+    table = summary_table(results)
+    row: dict[str, Any] = dict(table.to_dict("records")[0])
+    losses = [each["loss_usd"] for each in rows(out, "bankruptcies")]
+    assert row["bad_debt_usd"] == pytest.approx(sum(losses), abs=NEAR_USD)
+    assert row["bad_debt_accounts"] == len({r["account_id"] for r in rows(out, "bankruptcies")})
+    assert row["bad_debt_largest_usd"] == pytest.approx(max(losses), abs=NEAR_USD)
+    assert row["shortfall_at_trigger_usd"] < sum(losses) - CENT
+    lost = account_stats(results, "today").losses
+    assert sum(lost["bad_debt_usd"].tolist()) == pytest.approx(sum(losses), abs=NEAR_USD)
+    assert "Bad debt after liquidation" in names_of(table)
+    assert "Accounts are liquidated at the trigger" in " ".join(caveats(results))
+    untouched = chosen.dataset.path.parent / "measured"
+    tiny_world.replay(config(chosen.dataset.path, {}), untouched)
+    results = Results(untouched)
+    table = summary_table(results)
+    # 60 % of 20,000 of cash; a bitcoin bought at 64,500 is worth 51,205.
+    assert table["bad_debt_usd"].tolist() == pytest.approx([1_295.0], abs=NEAR_USD)
+    assert "Bad debt if nothing is closed" in names_of(table)
+    assert "Nothing is closed when an account is triggered" in " ".join(caveats(results))
+
+
+def names_of(table: pd.DataFrame) -> list[str]:
+    """Metrics of the comparison as it is printed."""
+    return [row[0] for row in summary_rows(table.to_dict("records"))]
 
 
 def test_totals_by_account(out: Path):
