@@ -65,7 +65,7 @@ def replaying(
         out: results folder.
         workers: buckets at once; where there are graphics cards, one worker a card.
         scheduler: address of an existing Dask scheduler; its workers see ``out``.
-        on_cell: receives cells done and account-times at each finished window, of the first call.
+        on_cell: receives cells done and account-times at each finished window, of every call.
         stop: when it is set, other processes are stopped and the call fails.
 
     Raises:
@@ -87,11 +87,10 @@ def replaying(
 
 
 def _checked(job: "_Job", replay: Callable[["_Job"], list[Report]]) -> Replay:
-    """Replays a job with given moves; the first time cells are told, every time failures raise."""
-    jobs = itertools.chain([job], itertools.repeat(replace(job, on_cell=None)))
+    """Replays a job with given moves; failures raise."""
 
     def checked(moves: Sequence[Moves]) -> list[Report]:
-        reports = replay(replace(next(jobs), moves=tuple(moves)))
+        reports = replay(replace(job, moves=tuple(moves)))
         failed = [r for r in reports if "error" in r]
         if failed:
             shown = "; ".join(f"bucket {r['bucket']}: {r['error']}" for r in failed[:3])

@@ -113,17 +113,30 @@ class Impact:
         }
         return {s: found[each] for s, each in days.items()}
 
-    def replay(self, replay: Replay, say: Callable[[str], None]) -> tuple[list[Report], Round]:
-        """Replay until prices stand still; the reports of all rounds and the last round."""
+    def replay(
+        self,
+        replay: Replay,
+        say: Callable[[str], None],
+        on_round: Callable[[int], None] | None = None,
+    ) -> tuple[list[Report], Round]:
+        """Replay until prices stand still; the reports of all rounds and the last round.
+
+        Args:
+            replay: replays every bucket on some moves.
+            say: receives a line after each round.
+            on_round: receives the number of each round after the first before it begins.
+        """
         state, reports = begun(self.out, len(self.config.parameter_sets)), list[Report]()
         while True:
+            if state.number and on_round is not None:
+                on_round(state.number)
             reports = _added(reports, replay(state.moves))
             following = self._after(state)
+            for row in state.rows:
+                if row["round"] == state.number:
+                    say(told(row))
             if following is None:
                 return reports, state
-            last = [row for row in state.rows if row["round"] == state.number]
-            largest = max(row["largest_change_frac"] for row in last)
-            say(f"impact, round {following.number}: a price changes by {100.0 * largest:.3g} %")
             save(self.out, following)
             state = following
 
@@ -141,7 +154,9 @@ class Impact:
             path = path_of(traded, times_us, numbers, self.volatility[s])
             moves[s], change = standing(state.moves[s], path, rule["tolerance"])
             stands = change <= rule["tolerance"]
-            state.rows.append(_round_row(name, state, s, rows, traded, change, stands))
+            state.rows.append(
+                round_row(name, state.number, state.moves[s], rows, traded, change, stands)
+            )
             if stands or state.number >= rule["max_rounds"]:
                 moves[s] = state.moves[s]
             else:
@@ -230,13 +245,41 @@ def net(rows: Rows) -> Traded:
     return traded
 
 
-def _round_row(
-    name: str, state: Round, s: int, rows: Rows, traded: Traded, change: float, stands: bool
+def told(row: dict[str, Any]) -> str:
+    """A row of ``impact_rounds`` as a line for the user."""
+    what = "prices stand still"
+    if not row["stands_still"]:
+        what = f"a price changes by {100.0 * row['largest_change_frac']:.3g} % on that"
+    return (
+        f"impact of {row['parameter_set']}, round {row['round']}: {row['liquidated']:,} accounts "
+        f"liquidated, {row['notional_usd']:,.0f} USD traded; {what}"
+    )
+
+
+def round_row(
+    name: str,
+    number: int,
+    moves: Moves,
+    rows: Rows,
+    traded: Traded,
+    change: float,
+    stands: bool,
 ) -> dict[str, Any]:
-    frac = state.moves[s].frac
+    """A row of ``impact_rounds``.
+
+    Args:
+        name: parameter set.
+        number: of the round.
+        moves: that it was replayed on.
+        rows: of ``liquidated``.
+        traded: their net cash delta.
+        change: the furthest that this would move a price from there.
+        stands: whether that is none.
+    """
+    frac = moves.frac
     return {
         "parameter_set": name,
-        "round": state.number,
+        "round": number,
         "largest_move_frac": float(np.abs(frac).max()) if len(frac) else 0.0,
         "largest_change_frac": change,
         "liquidated": len({row["account_id"] for row in rows}),

@@ -57,7 +57,30 @@ def _numbers(section: LiquidationSection, model: str) -> dict[str, Any]:
         numbers["fund"]["start_usd"] = section.fund_usd
     if section.adl_policy is not None:
         numbers["adl"]["policy"] = section.adl_policy
-    return numbers
+    return scaled(numbers, section.impact_scale)
+
+
+def scaled(numbers: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The numbers with another size of the impact, the very same ones at a scale of 1.
+
+    Linear: moves a USD times the scale; square root: its factor; depth: a book so much thinner. At
+    0 nothing that is traded moves a price. Bounds and decay stay.
+    """
+    if scale == 1.0:
+        return numbers
+    rule = dict(numbers["impact"])
+    moves = rule["linear"]["move_per_musd"]
+    rule["linear"] = {"move_per_musd": {coin: scale * x for coin, x in moves.items()}}
+    root = rule["square_root"]
+    rule["square_root"] = root | {"factor": scale * root["factor"]}
+    tables = rule["depth"]["tables"]
+    with np.errstate(divide="ignore"):
+        thinner = {
+            coin: table | {"usd": (np.asarray(table["usd"]) / scale).tolist()}
+            for coin, table in tables.items()
+        }
+    rule["depth"] = rule["depth"] | {"tables": thinner}
+    return numbers | {"impact": rule}
 
 
 def hedging_perpetuals(instruments: pd.DataFrame, held: np.ndarray) -> np.ndarray:

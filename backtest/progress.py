@@ -98,6 +98,7 @@ class RunProgress:
     def __init__(self, style: Style, now: Callable[[], float] = time.monotonic) -> None:
         self._style, self._now = style, now
         self._pace: Pace | None = None
+        self._label = ""
         self._last_line = now()
         self._lock = threading.Lock()
         self._console = Console(stderr=True, highlight=False)
@@ -123,14 +124,21 @@ class RunProgress:
         with self._lock:
             self._console.print(text, markup=False, soft_wrap=True)
 
-    def start(self, cells: int, account_times: int) -> None:
-        """Begin counting cells."""
-        self._pace = Pace(cells, account_times, self._now)
+    def start(self, cells: int, account_times: int, label: str = "") -> None:
+        """Begin counting cells, from none again where some are counted already.
+
+        ``label`` stands before the counts: which pass over the cells it is.
+        """
+        with self._lock:
+            self._pace, self._label = Pace(cells, account_times, self._now), label
+            if self._bar is not None:
+                self._bar.reset(self._task, total=self._pace.total, text=self._text())
+                return
         if self._style != "bar":
             return
         columns = (BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False))
         self._bar = Progress(*columns, console=self._console)
-        self._task = self._bar.add_task("", total=self._pace.total, text=self._pace.text())
+        self._task = self._bar.add_task("", total=self._pace.total, text=self._text())
         self._bar.start()
 
     def advance(self, cells: int) -> None:
@@ -140,7 +148,7 @@ class RunProgress:
                 return
             self._pace.advance(cells)
             if self._bar is not None:
-                self._bar.update(self._task, completed=self._pace.done, text=self._pace.text())
+                self._bar.update(self._task, completed=self._pace.done, text=self._text())
             elif self._style == "lines":
                 self._line(self._pace)
 
@@ -149,4 +157,8 @@ class RunProgress:
         if pace.done < pace.total and now - self._last_line < LINE_EVERY_S:
             return
         self._last_line = now
-        self._console.print(pace.text(), soft_wrap=True)
+        self._console.print(self._text(), soft_wrap=True)
+
+    def _text(self) -> str:
+        pace = self._pace.text() if self._pace is not None else ""
+        return f"{self._label}: {pace}" if self._label else pace

@@ -60,6 +60,7 @@ def run(
     say: Progress = lambda text: None,
     on_cell: Callable[[int, int], None] | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    on_round: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Replay and save; finished cells of an interrupted run of the same manifest are reused.
@@ -68,11 +69,12 @@ def run(
         config: what to run.
         out: results folder.
         workers: buckets at once; default from the configuration.
-        scheduler: address of an existing Dask scheduler, None = workers of this machine.
+        scheduler: address of a Dask scheduler, None = workers of this machine.
         fresh: remove an existing results folder of whatever run first.
         say: receives a line at each stage.
         on_cell: receives cells done and account-times at each finished window.
         on_plan: receives the plan before the replay.
+        on_round: receives the number of each further round of an impact.
         stop: ends the workers of a scheduler when it is set.
 
     Returns:
@@ -89,7 +91,7 @@ def run(
     with disk_of(config.dataset.path):
         dataset = ensure_dataset(config, say)
     clock.lap("dataset")
-    identity = _identity(config, dataset)
+    identity = identity_of(config, dataset)
     with disk_of(out), only_user(out):
         claim(out, identity, fresh)
         remove_left_overs(out)
@@ -97,10 +99,8 @@ def run(
         clock.lap("plan")
         if on_plan is not None:
             on_plan(plan)
-        say(
-            f"replaying {plan.num_accounts:,} accounts x {len(plan.times_us):,} times x "
-            f"{len(config.parameter_sets)} parameter sets"
-        )
+        size = f"{plan.num_accounts:,} accounts x {len(plan.times_us):,} times"
+        say(f"replaying {size} x {len(config.parameter_sets)} parameter sets")
         impact = Impact(config, plan, dataset, out)
         with cluster.replaying(
             config,
@@ -111,7 +111,7 @@ def run(
             on_cell=on_cell,
             stop=stop,
         ) as replay:
-            reports, last = impact.replay(replay, say)
+            reports, last = impact.replay(replay, say, on_round)
         clock.lap("replay")
         _write_tables(config, plan, dataset, out)
         if config.liquidation.mode == "simulate":
@@ -135,7 +135,8 @@ class _Clock:
         self._last = now
 
 
-def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+def identity_of(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """All that decides on the results of a run, by name, with its hash as ``run_id``."""
     sets = [load_rules(s.file) for s in config.parameter_sets]
     content = {
         "config": config.hash(),

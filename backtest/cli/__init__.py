@@ -43,6 +43,7 @@ COMMANDS = {
     "reverse-stress": Entry(
         "reverse_stress", "reverse_stress", "The nearest move of the market that liquidates much."
     ),
+    "tipping": Entry("tipping", "tipping", "The size of the impact at which a cascade tips over."),
     "explain": Entry("explain", "explain", "Every step of one account's margin at one time."),
     "margin": Entry("margin", "margin", "What-if calculator: every charge of one portfolio file."),
     "population": Entry("population", "population", "Add synthetic accounts to a market dataset."),

@@ -81,13 +81,15 @@ def run(
     settings = load_config(config).with_engine({k: f for k, f in files.items() if f is not None})
     folder = out or Path("build") / "runs" / safe_name(settings.name)
     with RunProgress(style_of(quiet)) as progress:
+        sizes: list[tuple[int, int]] = []
 
         def on_plan(plan: Any) -> None:
             if limit is not None:
                 at_once = 1 if scheduler else workers or settings.engine.workers
                 needed = check_memory(settings, plan, limit, at_once)
                 progress.say(f"predicted memory: {needed.text()}")
-            progress.start(*_size(settings, plan))
+            sizes.append(_size(settings, plan))
+            progress.start(*sizes[0])
 
         manifest = _in_thread(
             lambda stop: replay(
@@ -99,6 +101,7 @@ def run(
                 say=progress.say,
                 on_cell=lambda cells, _: progress.advance(cells),
                 on_plan=on_plan,
+                on_round=lambda number: progress.start(*sizes[0], f"round {number}"),
                 stop=stop,
             ),
             patience=LEAVING_S if scheduler else 0.0,

@@ -36,6 +36,7 @@ from .reader import Results
 from .reverse import figure_reverse_stress, has_reverse_stress
 from .sections import MOST_FLIPS
 from .sections_schedule import path_picture
+from .tipping import figure_tipping, has_tipping
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -65,6 +66,7 @@ def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     found = {name: figure for name, figure in FIGURES.items() if name not in _without(results)}
     if has_liquidations(results):
         found |= LIQUIDATION_FIGURES | ({"impact": figure_impact} if has_impact(results) else {})
+        found |= {"impact_tipping": figure_tipping} if has_tipping(results) else {}
     if has_units(results):
         found["shapley"] = figure_shapley
     if has_benchmarks(results):

@@ -12,6 +12,7 @@ from .cells import Column, page_table
 from .liquidations import over_sets
 from .reader import Results
 from .section import Picture, Section
+from .tipping import TIPPING_CAPTION, has_tipping, tipping_points, tipping_table
 
 
 MOST_COINS = 3
@@ -38,7 +39,7 @@ def feedback(results: Results, name: str) -> pd.DataFrame:
     """One row: the first round against the last one, and whether prices stood still in it.
 
     Amplification is last over first: of the largest move, where the first is what the liquidations
-    of unmoved prices do; and of the liquidated notional.
+    of unmoved prices do; of the liquidated notional; and of the accounts liquidated.
     """
     if name not in sets_with_impact(results):
         return pd.DataFrame()
@@ -51,6 +52,7 @@ def feedback(results: Results, name: str) -> pd.DataFrame:
         "last_move_frac": float(last["largest_move_frac"]),
         "move_amplification": _over(last["largest_move_frac"], first["largest_change_frac"]),
         "notional_amplification": _over(last["notional_usd"], first["notional_usd"]),
+        "accounts_amplification": _over(last["liquidated"], first["liquidated"]),
     }
     for column in ("liquidated", "notional_usd", "bad_debt_usd"):
         row |= {f"{column}_without": float(first[column]), f"{column}_with": float(last[column])}
@@ -91,6 +93,7 @@ def impact_tables(results: Results) -> dict[str, pd.DataFrame]:
         "impact_furthest": over_sets(results, furthest),
         "impact_rounds": over_sets(results, _all_rounds),
         "impact_moves": over_sets(results, _moves),
+        **({"impact_tipping": tipping_table(results)} if has_tipping(results) else {}),
     }
 
 
@@ -124,9 +127,11 @@ def impact_section(results: Results) -> Section:
         "Index prices of the coins that moved furthest in the champion, without and with what its "
         "liquidations did to marks; below, the liquidated notional of every round."
     )
-    return Section(
-        "impact", "What liquidations did to prices", intro, [Picture("impact", caption)], tables
-    )
+    pictures = [Picture("impact", caption)]
+    if has_tipping(results):
+        pictures.append(Picture("impact_tipping", TIPPING_CAPTION))
+        tables.append(tipping_points(results))
+    return Section("impact", "What liquidations did to prices", intro, pictures, tables)
 
 
 def figure_impact(results: Results) -> Figure:
@@ -198,6 +203,7 @@ _FEEDBACK = (
     Column("move_amplification", "Amplification", cells.ratio, "of the move"),
     Column("liquidated_without", "Liquidated", cells.count, "without"),
     Column("liquidated_with", "Liquidated", cells.count, "with"),
+    Column("accounts_amplification", "Amplification", cells.ratio, "of the accounts"),
     Column("notional_usd_without", "Size traded", cells.money, "without"),
     Column("notional_usd_with", "Size traded", cells.money, "with"),
     Column("notional_amplification", "Amplification", cells.ratio, "of the size"),

@@ -35,7 +35,13 @@ SUMMARY_SUMS = (
 """Amounts of every margin model; the charges of a set stand beside them."""
 _KEY = ["parameter_set", "segment", "time"]
 _MERGE_ROWS = 1_000_000
-_SINGLE = ("index", "parameter_paths", "reverse_stress", "reverse_stress_net")
+_SINGLE = (
+    "index",
+    "parameter_paths",
+    "reverse_stress",
+    "reverse_stress_net",
+    "impact_tipping",
+)
 """Tables of one file in ``report_data``."""
 
 
