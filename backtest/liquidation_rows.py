@@ -159,7 +159,6 @@ def _step_row(step: Step, room: Room, k: int, axis: Axis) -> dict[str, Any]:
     currencies = [axis.currencies[c] for c in _holdings(room, k)]
     into = currencies[step.into] if len(spot) else ""
     legs = [axis.instrument(c) for c in step.instrument.tolist()]
-    rate = _over(step.spot_fee_usd[spot] + step.spot_slippage_usd[spot], step.spot_usd[spot])
     row: dict[str, Any] = {
         "step": step.number,
         "stage": step.stage,
@@ -169,7 +168,8 @@ def _step_row(step: Step, room: Room, k: int, axis: Axis) -> dict[str, Any]:
         "slices": step.slices,
         "instruments": legs + [f"{currencies[h]}-{into}" for h in spot.tolist()],
         "leg_contracts": [*step.contracts.tolist(), *step.spot[spot].tolist()],
-        "leg_mark": [*step.mark.tolist(), *_over(step.spot_usd[spot], np.abs(step.spot[spot]))],
+        "leg_mark": [*step.mark.tolist(), *step.spot_mark_usd[spot].tolist()],
+        "leg_price": [*step.price_avg.tolist(), *step.spot_price_usd[spot].tolist()],
         "leg_notional_usd": [*step.notional_usd.tolist(), *step.spot_usd[spot].tolist()],
         "leg_fee_usd": [*step.leg_fee_usd.tolist(), *step.spot_fee_usd[spot].tolist()],
         "leg_slippage_usd": [
@@ -180,21 +180,12 @@ def _step_row(step: Step, room: Room, k: int, axis: Axis) -> dict[str, Any]:
         "fee_usd": step.fee_usd,
         "slippage_usd": step.slippage_usd,
     }
-    side = np.sign(step.spot[spot])
-    row["leg_price"] = [
-        *step.price_avg.tolist(),
-        *(np.asarray(row["leg_mark"][len(legs) :]) * (1.0 + side * rate)).tolist(),
-    ]
     for n, name in enumerate(("before", "after")):
         row[f"level_{name}"] = _finite(step.level[n])
         row[f"mmr_usd_{name}"] = step.mmr_usd[n]
         row[f"equity_usd_{name}"] = step.equity_usd[n]
         row |= {f"{c}_{name}": step.charges[n][c] for c in axis.charges}
     return row
-
-
-def _over(values: np.ndarray, by: np.ndarray) -> list[float]:
-    return np.divide(values, by, out=np.zeros_like(values), where=by != 0.0).tolist()
 
 
 def _finite(level: float) -> float | None:

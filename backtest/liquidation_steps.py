@@ -37,8 +37,9 @@ class Step:
         ended: why it ended (``records.WHY``); slices: how many.
         instrument, contracts: what was traded, the latter signed; mark, price_avg: of it;
             notional_usd, leg_fee_usd, leg_slippage_usd: size and costs.
-        spot: units bought by holding; spot_usd: size; spot_fee_usd, spot_slippage_usd; into: the
-            holding against which, of the last slice.
+        spot: units bought by holding; spot_usd: size, buying and selling added up; spot_mark_usd,
+            spot_price_usd: index, and average price with costs; spot_fee_usd, spot_slippage_usd;
+            into: the holding against which, of the last slice.
         level, mmr, equity, charges: (before, after).
     """
 
@@ -59,6 +60,8 @@ class Step:
     leg_slippage_usd: np.ndarray
     spot: np.ndarray
     spot_usd: np.ndarray
+    spot_mark_usd: np.ndarray
+    spot_price_usd: np.ndarray
     spot_fee_usd: np.ndarray
     spot_slippage_usd: np.ndarray
     into: int
@@ -158,7 +161,8 @@ def _step(
     gross = total(lambda r: np.abs(r.trade.contracts))
     signed_cost = total(lambda r: np.sign(r.trade.contracts) * (r.costs.fee + r.costs.slippage))
     instrument = slot_instruments(progress.room, account)
-    slot, spot = np.flatnonzero(gross), total(lambda r: r.trade.spot)
+    slot, spot_gross = np.flatnonzero(gross), total(lambda r: np.abs(r.trade.spot))
+    spot_cost = total(lambda r: np.sign(r.trade.spot) * (r.costs.spot_fee + r.costs.spot_slippage))
     currency = np.append(progress.room.book.unit_coin[:, account], np.arange(NUM_QUOTES))
     (record, k), (last, last_k) = run[0], run[-1]
     before = _at(record.before, k)
@@ -179,8 +183,8 @@ def _step(
         **prices.of(instrument[slot], contracts[slot], gross[slot], signed_cost[slot]),
         leg_fee_usd=total(lambda r: r.costs.fee)[slot],
         leg_slippage_usd=total(lambda r: r.costs.slippage)[slot],
-        spot=spot,
-        spot_usd=np.abs(spot) * np.where(spot != 0.0, prices.usd[currency], 0.0),
+        spot=total(lambda r: r.trade.spot),
+        **prices.of_spot(currency, spot_gross, spot_cost),
         spot_fee_usd=total(lambda r: r.costs.spot_fee),
         spot_slippage_usd=total(lambda r: r.costs.spot_slippage),
         into=int(last.trade.into[last_k]),
@@ -220,6 +224,8 @@ def written_off(account: int, number: int, last: Level, after: Level, progress: 
         leg_slippage_usd=none,
         spot=nothing,
         spot_usd=nothing,
+        spot_mark_usd=nothing,
+        spot_price_usd=nothing,
         spot_fee_usd=nothing,
         spot_slippage_usd=nothing,
         into=NO_PLACE,
@@ -271,4 +277,17 @@ class _Prices:
             "mark": mark,
             "price_avg": mark * (1.0 + share),
             "notional_usd": gross * self.size_usd[instrument],
+        }
+
+    def of_spot(
+        self, currency: np.ndarray, gross: np.ndarray, signed_cost_usd: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Size, index and average price (costs included) of spot trades by holding."""
+        mark = np.where(gross > 0.0, self.usd[currency], 0.0)
+        size = gross * mark
+        share = np.divide(signed_cost_usd, size, out=np.zeros_like(size), where=size > 0)
+        return {
+            "spot_usd": size,
+            "spot_mark_usd": mark,
+            "spot_price_usd": mark * (1.0 + share),
         }

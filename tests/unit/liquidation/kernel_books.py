@@ -328,6 +328,8 @@ def _compare_step(step: ReferenceStep, other: dict[str, Any], found: Comparison)
         charges = getattr(step, f"charges_{side}")
         found.same(f"{name} charges", sorted(charges), sorted(other["charges"][k]))
         found.near_all(f"{name} {side}", charges, other["charges"][k])
+    size = float(sum(t.notional_usd for t in step.traded))
+    found.near(f"{name} notional", size, other["notional_usd"])
     found.near(f"{name} fee", step.fee_usd, other["fee_usd"])
     found.near(f"{name} slippage", step.slippage_usd, other["slippage_usd"])
     mine = {t.instrument_id: t.contracts for t in step.traded if t.kind != "spot"}

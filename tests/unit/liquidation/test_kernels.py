@@ -10,7 +10,7 @@ from backtest.reference.liquidation import liquidate
 from tests.bybit_books import numbers_of
 from tests.okx_books import PARAMS, future, merged_numbers, option, swap
 from tests.unit.liquidation.kernel_books import differences, liquidated, world_of
-from tests.unit.liquidation.liquidation_books import book, rules_of
+from tests.unit.liquidation.liquidation_books import book, random_books, rules_of
 
 
 YEAR = "2026-03-01T08:00:00Z"
@@ -199,6 +199,15 @@ def test_bybit_closes_in_part_until_a_rate_of_90_percent() -> None:
     )
     assert stages(done) == [("partial", 2)]
     assert 1.0 / done["level"][1] == pytest.approx(80_240 / 99_450)
+
+
+@pytest.mark.slow
+def test_spot_that_is_sold_and_bought_again_counts_with_both_sizes() -> None:
+    """The hedge of a unit is opened against spot and turned round within one step of slices."""
+    found = random_books(1_002, 41, merged_numbers())[40]
+    done = run(found)
+    spot = [n for s in done["steps"] for name, n in s["traded"].items() if name == "spot BTC"]
+    assert len(spot) == 2
 
 
 def test_every_account_is_for_itself() -> None:
