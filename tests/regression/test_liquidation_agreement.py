@@ -101,7 +101,7 @@ def broken(expected: Liquidation, got: dict[str, Any], numbers: dict[str, Any]) 
         if step.stage != "bankruptcy" and abs(lost - costs) > CENT / 2:
             wrong.append(f"{step.stage}: lost {lost}, costs {costs}")
     repays = bool(got["steps"]) and got["steps"][-1]["stage"] == "repay"
-    if got["status"] == "safe" and not repays and got["level"][1] < numbers["levels"]["safe"]:
+    if got["status"] == "safe" and not repays and got["level"][1] <= numbers["levels"]["safe"]:
         wrong.append(f"safe at {got['level'][1]}")
     if got["status"] in ("flat", "bankrupt") and got["contracts"]:
         wrong.append(f"{got['status']} with {got['contracts']}")
