@@ -57,6 +57,8 @@ def _numbers(section: LiquidationSection, model: str) -> dict[str, Any]:
         numbers["fund"]["start_usd"] = section.fund_usd
     if section.adl_policy is not None:
         numbers["adl"]["policy"] = section.adl_policy
+    if section.impact_model is not None:
+        numbers["impact"]["model"] = section.impact_model
     return scaled(numbers, section.impact_scale)
 
 
