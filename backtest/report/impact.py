@@ -136,18 +136,19 @@ def impact_section(results: Results) -> Section:
 
 def figure_impact(results: Results) -> Figure:
     """Prices with and without feedback, and notional by round."""
-    title = "Prices with and without feedback"
     names = sets_with_impact(results)
     coins = furthest(results, names[0])
     coins = coins.assign(size=coins["move_frac"].abs()).sort_values("size", ascending=False)
-    chosen = [str(c) for c in coins["coin"].tolist()[:MOST_COINS]]
-    if not chosen or not float(coins["size"].iloc[0]):
-        return theme.empty_figure(title, "No price was moved.")
+    top = frames.records(coins.head(MOST_COINS))
+    if not top or not top[0]["size"]:
+        return theme.empty_figure("Prices with and without feedback", "No price was moved.")
+    chosen = [str(row["coin"]) for row in top]
+    title = f"Liquidations moved {chosen[0]} by up to {text.percent(top[0]['move_frac'])}"
     rows, index = results.simulated("impact", names[0]), results.index()
     with mpl.rc_context(theme.style()):
         count = len(chosen) + 1
         figure, axes = theme.new_figure(title, 1.6 * count, count, 1)
-        for panel, coin in zip(axes[:-1, 0], chosen, strict=True):
+        for panel, coin, row in zip(axes[:-1, 0], chosen, top, strict=True):
             mine = frames.ordered(frames.rows(rows, rows["coin"] == coin), "time")
             path = frames.ordered(frames.rows(index, index["currency"] == coin), "time")
             path = path.merge(mine[["time", "move_frac"]], on="time", how="left")
@@ -158,6 +159,10 @@ def figure_impact(results: Results) -> Figure:
             panel.plot(clock, moved, color=theme.set_color(0), linewidth=0.8, label="with")
             panel.set_ylabel(f"{coin}, USD")
             theme.time_axis(panel, clock)
+            panel.set_xlabel("time, UTC" if coin == chosen[-1] else "")
+            words = f"furthest {text.percent(row['move_frac'])}, {text.time(row['time'])}"
+            place = {"xycoords": "axes fraction", "fontsize": 8, "color": theme.set_color(0)}
+            panel.annotate(words, (0.01, 0.06), **place)
         theme.legend_above(axes[0, 0])
         last = axes[-1, 0]
         for k, name in enumerate(names):
