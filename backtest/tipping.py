@@ -1,10 +1,12 @@
 """At which size of the impact a cascade tips over: a run replayed at several scales of its impact.
 
 Amplification is what liquidations trade with impact over what they trade without. The scales of a
-declared list are tried from the smallest on, each from unmoved prices until prices stand still or
-the rounds are used up, till one tips: amplification above a threshold, or prices that do not stand
-still. Then the gap below it is halved, by ratio, a few times. The tipping point is the smallest
-scale that tipped; the truth lies between it and the largest scale below it that did not.
+declared list are tried from the smallest on, each from unmoved prices until prices stand still, go
+round in a circle, or the rounds are used up, till one tips: amplification above a threshold, or
+prices that still change by much. An account whose trigger lies between two paths of prices may make
+them go to and fro by a little for ever, which is no cascade. Then the gap below is halved, by
+ratio, a few times. The tipping point is the smallest scale that tipped; the truth lies between it
+and the largest scale below it that did not.
 
 Round 0 is the same at every scale, so it is replayed once. A scale that is finished is kept below
 the run folder, and a search that was stopped goes on with the next one.
@@ -50,6 +52,7 @@ SCHEMA = pa.schema(
         ("rounds", pa.int32()),
         ("stands_still", pa.bool_()),
         ("largest_move_frac", NUMBER),
+        ("largest_change_frac", NUMBER),
         ("liquidated", pa.int64()),
         ("bankrupt", pa.int64()),
         ("notional_usd", NUMBER),
@@ -66,6 +69,7 @@ SCHEMA = pa.schema(
 _COPIED = (
     "stands_still",
     "largest_move_frac",
+    "largest_change_frac",
     "liquidated",
     "bankrupt",
     "notional_usd",
@@ -81,6 +85,7 @@ class Tipping:
         lowest, highest, factor: the list of scales, multiples of the run's impact: the lowest,
             each ``factor`` times the one before, up to the highest.
         amplification: tips above it.
+        unsettled_frac: tips where a price still changes by more after the last round.
         halvings: how often the gap below the first scale that tips is halved.
         most_rounds: fewer rounds a scale than the liquidation file allows; None = as many.
 
@@ -92,6 +97,7 @@ class Tipping:
     highest: float = 1024.0
     factor: float = 4.0
     amplification: float = 2.0
+    unsettled_frac: float = 0.01
     halvings: int = 4
     most_rounds: int | None = None
 
@@ -100,6 +106,7 @@ class Tipping:
             ("lowest", self.lowest, 0.0),
             ("factor", self.factor, 1.0),
             ("amplification", self.amplification, 1.0),
+            ("unsettled_frac", self.unsettled_frac, 0.0),
         ):
             if not value > least or not math.isfinite(value):
                 raise ConfigError(f"tipping: '{name}' is {value}; allowed: above {least:g}")
@@ -235,6 +242,7 @@ class _Search:
         tolerance, moves = numbers["impact"]["tolerance"], NOTHING
         row: dict[str, Any] = self._kept["static"]["row"]
         traded = _traded(self._kept["static"]["traded"])
+        seen, last_us = set[str](), int(times_us[-1])
         for number in range(self.most_rounds + 1):
             if number:
                 self._replay([moves])
@@ -245,7 +253,8 @@ class _Search:
             following, change = standing(moves, path, tolerance)
             row = row | {"largest_change_frac": change, "stands_still": change <= tolerance}
             self.say(f"scale {scale:g}: {told(row)}")
-            if row["stands_still"]:
+            seen.add(moves.name(last_us))
+            if row["stands_still"] or following.name(last_us) in seen:
                 break
             moves = following
         return row
@@ -271,7 +280,7 @@ class _Search:
 
     def _tips(self, row: dict[str, Any]) -> bool:
         above = self._over(row, "notional_usd") > self.asked.amplification
-        return above or not row["stands_still"]
+        return above or row["largest_change_frac"] > self.asked.unsettled_frac
 
     def _row(self, scale: float, row: dict[str, Any], first: float | None) -> dict[str, Any]:
         return {

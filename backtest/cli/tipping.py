@@ -26,6 +26,10 @@ def tipping(
     amplification: Annotated[
         float, typer.Option("--amplification", metavar="X", help="A cascade tips above it.")
     ] = 2.0,
+    unsettled: Annotated[
+        float,
+        typer.Option("--unsettled", metavar="FRAC", help="It tips where a price changes more."),
+    ] = 0.01,
     halvings: Annotated[
         int, typer.Option("--halvings", min=0, max=50, metavar="N", help="Of the gap below it.")
     ] = 4,
@@ -43,8 +47,9 @@ def tipping(
 
     The run is replayed at multiples of its impact, from the smallest on. A
     multiple tips where liquidations trade more than --amplification times what
-    they trade without impact, or where prices do not stand still. Goes into
-    the report of the run; started again, it reuses what is finished.
+    they trade without impact, or where a price still changes by more than
+    --unsettled after the last round. Goes into the report of the run; started
+    again, it reuses what is finished.
 
     Example: pmstress tipping build/runs/crash --lowest 1 --highest 256
     """
@@ -54,7 +59,7 @@ def tipping(
     from backtest.tipping import Tipping, tipping as search
 
     config = RunConfig.model_validate(Results(folder).manifest["config"])
-    asked = Tipping(lowest, highest, factor, amplification, halvings, rounds)
+    asked = Tipping(lowest, highest, factor, amplification, unsettled, halvings, rounds)
     with RunProgress(style_of(quiet)) as progress:
         rows = search(folder, config, asked, names=parameter_set, workers=workers, say=progress.say)
     for name in dict.fromkeys(row["parameter_set"] for row in rows):

@@ -14,8 +14,8 @@ from .reader import Results
 TABLE = "impact_tipping"
 TIPPING_CAPTION = (
     "Liquidated notional with impact over without, by the size of the impact as a multiple of the "
-    "run's. A cross: prices did not stand still within the rounds. Dotted: the tipping point, the "
-    "smallest multiple tried that passes the dashed threshold or does not settle."
+    "run's. A cross: prices did not stand still. Dotted: the tipping point, the smallest multiple "
+    "tried that passes the dashed threshold, or at which prices still change by much."
 )
 
 
@@ -40,7 +40,8 @@ def tipping_points(results: Results) -> PageTable:
         if point is None:
             rows.append(row | {"why": "no multiple that was tried"})
             continue
-        why = "amplification" if point["stands_still"] else "prices do not stand still"
+        over = point["amplification"] > point["threshold"]
+        why = "amplification" if over else "prices still change"
         rows.append(row | {k: point[k] for k in _OF_POINT} | {"why": why})
     return page_table(
         pd.DataFrame(rows, columns=["parameter_set", "largest_calm", "why", *_OF_POINT]),

@@ -1,6 +1,7 @@
 """The size of the impact, and the size at which liquidations tip into a cascade, in whole runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -125,10 +126,15 @@ def test_scale_1_is_the_run(rows: list[dict[str, Any]], out: Path):
 
 
 def test_rounds_that_do_not_suffice_tip(chosen: RunConfig, out: Path):
-    few = found(chosen, out, Tipping(1.0, 4.0, 4.0, amplification=1e3, halvings=0, most_rounds=2))
-    assert [row["stands_still"] for row in few] == [True, False]
-    assert few[-1]["is_tipping_point"]
-    assert few[-1]["rounds"] == 2
+    asked = Tipping(1.0, 4.0, 4.0, amplification=1e3, halvings=0, most_rounds=2)
+    few = found(chosen, out, asked)
+    assert [row["stands_still"] for row in few] == [True, False, False]
+    assert [row["rounds"] for row in few] == [0, 2, 2]
+    # 0.0007 % and 0.5 %: less than 1 %.
+    assert not any(row["tips"] for row in few)
+    few = found(chosen, out, replace(asked, unsettled_frac=0.001))
+    assert few[1]["largest_change_frac"] < 0.001 < few[2]["largest_change_frac"]
+    assert [row["is_tipping_point"] for row in few] == [False, False, True]
     none = found(chosen, out, Tipping(0.25, 1.0, 4.0, amplification=1e3))
     assert not any(row["tips"] for row in none)
 
@@ -160,7 +166,17 @@ def test_command_and_report(
     rows: list[dict[str, Any]], out: Path, capsys: pytest.CaptureFixture[str]
 ):
     with tiny_world.devices(1):
-        command.tipping(out, None, 1.0, 16.0, 4.0, 1.5, 2, None, 1, quiet=True)
+        command.tipping(
+            out,
+            None,
+            lowest=1.0,
+            highest=16.0,
+            factor=4.0,
+            amplification=1.5,
+            halvings=2,
+            workers=1,
+            quiet=True,
+        )
     assert "today: tipping point 4 times the impact of the run: 1.98 times the notional" in (
         capsys.readouterr().out
     )
