@@ -110,6 +110,8 @@ def accounts_section(results: Results) -> Section:
     names = {c.name: c.short for n in results.set_names for c in results.charges(n)}
     shown = frames.renamed(rows, "binding_charge", names) if len(rows) else rows
     simulated = has_liquidations(results)
+    if simulated:
+        shown = shown.assign(slipped=[text.usd(v) for v in frames.numbers(shown, "slippage_usd")])
     by = "what was traded" if simulated else "gross notional"
     table = page_table(
         shown,
@@ -136,9 +138,9 @@ def _pages(results: Results) -> str:
     every: set[str] = set()
     for name in shown_sets(results):
         every |= set(triggered(results, name)["account_id"])
-    pages = f"{text.number(have)} of {text.plural(len(every), 'account')} have a page here"
     if have == len(every):
-        return f"All {pages}." if have > 1 else f"{pages}."
+        return "Every one of them has a page here."
+    pages = f"{text.number(have)} of {text.plural(len(every), 'account')} have a page here"
     command = f"pmstress explain {shlex.quote(str(results.path))} ACCOUNT@TIME"
     return f"{pages}; of any other `{command}` tells the same."
 
@@ -161,8 +163,7 @@ _LISTED = (
 )
 _SIMULATED = (
     Column("notional_usd", "Traded", cells.money),
-    Column("fee_usd", "Fees", cells.money),
-    Column("slippage_usd", "Slippage", cells.money),
+    Column("fee_usd", "Fees", cells.money, "and slippage", under="slipped"),
     Column("bad_debt_usd", "Bad debt", cells.money),
     Column("last_status", "Ended"),
 )

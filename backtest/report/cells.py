@@ -89,9 +89,10 @@ def _cell(column: Column, row: Mapping[str, Any], links: Mapping[str, str]) -> C
         role = "name" if len(shown) <= _SHORT else ""
         return Cell(shown, shown, note, role, link)
     order = value if isinstance(value, int | float) and not text.is_missing(value) else None
+    role = "number"
     if isinstance(value, pd.Timestamp):
-        order = value.timestamp()
-    return Cell(column.show(value), order, note, "number")
+        order, role = value.timestamp(), "number time"
+    return Cell(column.show(value), order, note, role)
 
 
 def count(value: object) -> str:
