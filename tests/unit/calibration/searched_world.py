@@ -80,7 +80,10 @@ def use_formula(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> 
     """
     seen: list[list[str]] = []
 
-    def replay(self: Any, folder: Path, sets: dict[str, np.ndarray]) -> FakeResults:
+    def replay(
+        self: Any, folder: Path, sets: dict[str, np.ndarray], *, break_even: bool = True
+    ) -> FakeResults:
+        assert break_even == (folder.name == whole.BUNDLE)
         if len(seen) == stop_at:
             raise KeyboardInterrupt
         for name, point in sets.items():
