@@ -1,6 +1,7 @@
 """How close accounts are to the trigger: curves by charge, and the accounts about to flip."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,8 @@ _GROUPS = ("segment", "option share of gross notional", "|net delta| / gross not
 
 def has_break_even(results: Results) -> bool:
     """Whether the run looked for break-even multipliers."""
-    return results.manifest["config"]["replay"].get("break_even", True)
+    replay: dict[str, Any] = results.manifest.get("config", {}).get("replay", {})
+    return bool(replay.get("break_even", True))
 
 
 def curves(results: Results, parameter_set: str) -> dict[str, FrequencyCurve]:
