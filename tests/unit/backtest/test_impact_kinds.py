@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tests.unit.backtest import tiny_world
 from tests.unit.backtest.test_impact_runs import TABLES, manifest, tables
 from tests.unit.backtest.test_invariances import same_bits
 from tests.unit.backtest.test_simulate import config
-from tests.unit.backtest.test_simulate_crash import BTC
+from tests.unit.backtest.test_simulate_crash import BTC, falling_world
 
 
 pytestmark = pytest.mark.slow
@@ -37,11 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder: Path) -> Path:
-    """Bitcoin loses 20 % in the fifth hour."""
-    cash = tiny_world.balances()
-    cash["cash"] *= 0.6
-    with mock.patch.object(tiny_world, "BTC", BTC):
-        return tiny_world.write(folder / "world", balances=cash)
+    return falling_world(folder / "world")
 
 
 def chosen(dataset: Path, impact: str = "linear", **keys: Any) -> RunConfig:

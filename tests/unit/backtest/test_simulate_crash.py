@@ -40,13 +40,17 @@ def rows(out: Path, table: str) -> list[dict[str, Any]]:
     return tiny_world.read(out, table).to_dict("records")
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """Prices stand still for four hours, then bitcoin loses 20 %."""
+def falling_world(root: Path) -> Path:
+    """A dataset in which prices stand still for four hours, then bitcoin loses 20 %."""
     cash = tiny_world.balances()
     cash["cash"] *= 0.6
     with mock.patch.object(tiny_world, "BTC", BTC):
-        root = tiny_world.write(tmp_path_factory.mktemp("crash") / "world", balances=cash)
+        return tiny_world.write(root, balances=cash)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    root = falling_world(tmp_path_factory.mktemp("crash") / "world")
     return config(root, SIMULATE | {"fund_usd": FUND_USD})
 
 

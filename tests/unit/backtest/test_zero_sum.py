@@ -8,14 +8,13 @@ deleveraged accounts give up profit; counterparties gain the slippage and bear w
 import math
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 from backtest.liquidation_rules import rules_of_sets
 from tests.unit.backtest import tiny_world
 from tests.unit.backtest.test_impact_runs import moving, rule_file
-from tests.unit.backtest.test_simulate_crash import BTC
+from tests.unit.backtest.test_simulate_crash import falling_world
 
 
 pytestmark = pytest.mark.slow
@@ -35,11 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder: Path) -> Path:
-    """Bitcoin loses 20 % in the fifth hour."""
-    cash = tiny_world.balances()
-    cash["cash"] *= 0.6
-    with mock.patch.object(tiny_world, "BTC", BTC):
-        return tiny_world.write(folder / "world", balances=cash)
+    return falling_world(folder / "world")
 
 
 def rows(out: Path, table: str) -> list[dict[str, Any]]:
