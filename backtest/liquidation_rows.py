@@ -1,7 +1,7 @@
 """Rows of the tables of liquidations: one a step, and one an account and time."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -102,9 +102,21 @@ class Axis:
     currencies: list[str]
     charges: tuple[str, ...]
 
+    @cached_property
+    def _ids(self) -> list[str]:
+        return self.instruments["instrument_id"].astype(str).tolist()
+
+    @cached_property
+    def _coins(self) -> list[str]:
+        return self.instruments["coin"].astype(str).tolist()
+
     def instrument(self, column: int) -> str:
         """Id of a contract of the axis."""
-        return str(self.instruments["instrument_id"].iloc[column - 1])
+        return self._ids[column - 1]
+
+    def coin(self, column: int) -> str:
+        """Coin of a contract of the axis."""
+        return self._coins[column - 1]
 
 
 def rows_of(
@@ -123,7 +135,7 @@ def rows_of(
     sold: dict[str, float] = {}
     for step in steps:
         for column, n in zip(step.instrument.tolist(), step.contracts.tolist(), strict=True):
-            coin = str(axis.instruments["coin"].iloc[column - 1])
+            coin = axis.coin(column)
             sold[coin] = sold.get(coin, 0.0) + n * float(deltas[column])
     sold = {coin: usd for coin, usd in sorted(sold.items()) if usd != 0.0}
     named = [step.stage for step in steps if step.stage != "bankruptcy"]

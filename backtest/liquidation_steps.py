@@ -18,6 +18,7 @@ from kernels.liquidation.records import (
     Progress,
     Room,
     SliceRecord,
+    Target,
 )
 from kernels.records import NUM_QUOTES, OPTION, Table
 
@@ -93,8 +94,9 @@ def steps_of(
     count, rules, prices = len(progress.running), book[3], _Prices.of_table(book[0], book[2])
     slices: list[list[Slice]] = [[] for _ in range(count)]
     for accounts, record in records:
-        for k in np.flatnonzero(record.stage != NO_PLACE):
-            slices[accounts[k]].append((record, int(k)))
+        did = _Did.of_record(record)
+        for k in np.flatnonzero(did.stage != NO_PLACE).tolist():
+            slices[accounts[k]].append((did, k))
     found, traded = [], np.zeros(count, bool)
     for account, mine in enumerate(slices):
         steps = []
@@ -114,13 +116,57 @@ def steps_of(
     return found, traded
 
 
-Slice = tuple[SliceRecord, int]
-"""The record of a slice, and the account's place in it."""
+@dataclass(frozen=True)
+class _Did:
+    """What a slice did, all that steps add up of it worked out for all accounts at once.
+
+    Fields:
+        sums: numbers by name [slot or holding, account]; the others as in ``SliceRecord``.
+    """
+
+    stage: np.ndarray
+    why: np.ndarray
+    before: Level
+    target: Target
+    into: np.ndarray
+    sums: dict[str, np.ndarray]
+
+    @staticmethod
+    def of_record(record: SliceRecord) -> "_Did":
+        trade, costs = record.trade, record.costs
+        contracts, spot = np.asarray(trade.contracts), np.asarray(trade.spot)
+        fee, slippage = np.asarray(costs.fee), np.asarray(costs.slippage)
+        spot_fee, spot_slippage = np.asarray(costs.spot_fee), np.asarray(costs.spot_slippage)
+        sums = {
+            "contracts": contracts,
+            "gross": np.abs(contracts),
+            "signed_cost": np.sign(contracts) * (fee + slippage),
+            "fee": fee,
+            "slippage": slippage,
+            "spot": spot,
+            "spot_gross": np.abs(spot),
+            "spot_cost": np.sign(spot) * (spot_fee + spot_slippage),
+            "spot_fee": spot_fee,
+            "spot_slippage": spot_slippage,
+        }
+        into = np.asarray(trade.into)
+        return _Did(
+            np.asarray(record.stage),
+            np.asarray(record.why),
+            record.before,
+            record.target,
+            into,
+            sums,
+        )
+
+
+Slice = tuple[_Did, int]
+"""What a slice did, and the account's place in it."""
 
 
 def _stage(one: Slice) -> int:
-    record, k = one
-    return int(record.stage[k])
+    did, k = one
+    return int(did.stage[k])
 
 
 def _why_ended(
@@ -134,9 +180,9 @@ def _why_ended(
     """Why the step of a slice ended: what its stage said next, or why the whole ended."""
     stage = _stage(run)
     if after is not None:
-        record, k = after
+        did, k = after
         is_later = stage < _stage(after)
-        return int(record.why[stage, k]) if is_later else OTHER_STAGE
+        return int(did.why[stage, k]) if is_later else OTHER_STAGE
     if progress.is_full[account]:
         return LIMIT
     if progress.active[account] or rules.order[stage] in always:
@@ -154,22 +200,19 @@ def _step(
     rules: LiquidationRules,
     prices: "_Prices",
 ) -> Step:
-    def total(pick: Any) -> np.ndarray:
-        return np.sum([pick(record)[:, k] for record, k in run], axis=0)
-
-    contracts = total(lambda r: r.trade.contracts)
-    gross = total(lambda r: np.abs(r.trade.contracts))
-    signed_cost = total(lambda r: np.sign(r.trade.contracts) * (r.costs.fee + r.costs.slippage))
+    sums = {
+        name: np.sum([did.sums[name][:, k] for did, k in run], axis=0) for name in run[0][0].sums
+    }
     instrument = slot_instruments(progress.room, account)
-    slot, spot_gross = np.flatnonzero(gross), total(lambda r: np.abs(r.trade.spot))
-    spot_cost = total(lambda r: np.sign(r.trade.spot) * (r.costs.spot_fee + r.costs.spot_slippage))
+    slot = np.flatnonzero(sums["gross"])
+    traded = (sums[name][slot] for name in ("contracts", "gross", "signed_cost"))
     currency = np.append(progress.room.book.unit_coin[:, account], np.arange(NUM_QUOTES))
-    (record, k), (last, last_k) = run[0], run[-1]
-    before = _at(record.before, k)
+    (did, k), (last, last_k) = run[0], run[-1]
+    before = _at(did.before, k)
     then = _at(progress.now, account)
     if after is not None:
         then = _at(after[0].before, after[1])
-    target = record.target
+    target = did.target
     return Step(
         number=number,
         stage=rules.order[_stage(run[0])],
@@ -180,14 +223,14 @@ def _step(
         ended=ended,
         slices=len(run),
         instrument=instrument[slot],
-        **prices.of(instrument[slot], contracts[slot], gross[slot], signed_cost[slot]),
-        leg_fee_usd=total(lambda r: r.costs.fee)[slot],
-        leg_slippage_usd=total(lambda r: r.costs.slippage)[slot],
-        spot=total(lambda r: r.trade.spot),
-        **prices.of_spot(currency, spot_gross, spot_cost),
-        spot_fee_usd=total(lambda r: r.costs.spot_fee),
-        spot_slippage_usd=total(lambda r: r.costs.spot_slippage),
-        into=int(last.trade.into[last_k]),
+        **prices.of(instrument[slot], *traded),
+        leg_fee_usd=sums["fee"][slot],
+        leg_slippage_usd=sums["slippage"][slot],
+        spot=sums["spot"],
+        **prices.of_spot(currency, sums["spot_gross"], sums["spot_cost"]),
+        spot_fee_usd=sums["spot_fee"],
+        spot_slippage_usd=sums["spot_slippage"],
+        into=int(last.into[last_k]),
         level=(before[0], then[0]),
         mmr_usd=(before[1], then[1]),
         equity_usd=(before[2], then[2]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,10 +34,10 @@ from kernels.models import model_of
 from kernels.records import NUM_QUOTES, Table
 
 
-SIZES = (16, 128)
+SIZES = (16, 64)
 """Accounts of one compiled program; more take several calls."""
 PACE = 8
-"""Slices after which accounts that are done drop out."""
+"""Slices of a program; accounts that are done drop out after them."""
 
 UNPRICED, UNTOUCHED, SAFE_AGAIN, FLAT, BANKRUPT, UNFINISHED = range(6)
 STATUSES = ("unpriced", "untouched", "safe", "flat", "bankrupt", "unfinished")
@@ -44,11 +45,30 @@ STATUSES = ("unpriced", "untouched", "safe", "flat", "bankrupt", "unfinished")
 
 
 @kept()
-def _slice(
+def _slices(
     progress: Progress, table: Table, params: Any, listing: Listing, rules: LiquidationRules
 ) -> tuple[Progress, SliceRecord]:
-    apart = partial(computed_apart, jnp.any(progress.running))
-    return loop.one_slice(progress, table, params, listing, rules, apart)
+    """``PACE`` slices in one program: where they ended, and every record [slice, ..., account].
+
+    A call costs as much as a slice. Once nobody is running nothing more is done.
+    """
+
+    def one(progress: Progress, _: None) -> tuple[Progress, SliceRecord]:
+        is_needed = jnp.any(progress.running)
+        apart = partial(computed_apart, is_needed)
+
+        def sliced(progress: Progress) -> tuple[Progress, SliceRecord]:
+            return loop.one_slice(progress, table, params, listing, rules, apart)
+
+        def left_alone(progress: Progress) -> tuple[Progress, SliceRecord]:
+            shapes = jax.eval_shape(sliced, progress)[1]
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            stage = jnp.full_like(nothing.stage, NO_PLACE)
+            return progress, eqx.tree_at(lambda record: record.stage, nothing, stage)
+
+        return jax.lax.cond(is_needed, sliced, left_alone, progress)
+
+    return jax.lax.scan(one, progress, None, length=PACE)
 
 
 @dataclass(frozen=True)
@@ -136,15 +156,11 @@ def _run(room: Room, active: np.ndarray, book: Book) -> tuple[Progress, Records]
     left = np.flatnonzero(whole.running)
     while len(left):
         part = _padded(_of(whole, left), _size(len(left)))
-        mine = np.arange(len(left))
-        for _ in range(PACE):
-            part, done = _slice(part, *book)
-            records.append((left, _of(jax.device_get(done), mine)))
-            if not np.asarray(part.running).any():
-                break
-        after = jax.device_get(part)
+        after, done = jax.device_get(_slices(part, *book))
+        for k in np.flatnonzero((done.stage != NO_PLACE).any(axis=1)).tolist():
+            records.append((left, _slice_of(done, k, len(left))))
         for target, values in zip(jax.tree.leaves(whole), jax.tree.leaves(after), strict=True):
-            target[..., left] = values[..., mine]
+            target[..., left] = values[..., : len(left)]
         left = np.flatnonzero(whole.running)
     return whole, records
 
@@ -192,6 +208,11 @@ def _begin(room: Room, active: np.ndarray, book: Book) -> Progress:
 def _of(values: Any, accounts: np.ndarray) -> Any:
     """Some accounts of every array."""
     return jax.tree.map(lambda x: np.asarray(x)[..., accounts], values)
+
+
+def _slice_of(records: SliceRecord, k: int, count: int) -> SliceRecord:
+    """One slice of several, without the padding."""
+    return jax.tree.map(lambda x: x[k, ..., :count], records)
 
 
 def _size(count: int) -> int:

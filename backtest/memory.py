@@ -82,6 +82,7 @@ def footprint(
     workers: int,
     processes: int = 1,
     traces: bool = False,
+    simulates: bool = False,
 ) -> Footprint:
     """Predicted peak memory of a run on one machine.
 
@@ -99,12 +100,14 @@ def footprint(
         workers: buckets at once.
         processes: that they are in; more than one have this process besides them.
         traces: every account is traced.
+        simulates: liquidations are simulated, for which a bucket is held under every set at once.
     """
     mean = accounts / max(buckets, 1)
     largest = min(accounts, math.ceil(mean + 4.0 * math.sqrt(mean)))
     each = ACCOUNT_TIME_BYTES + (TRACE_BYTES if traces else 0)
     window = (instruments + 1) * window_times * sets * TABLE_BYTES * (2 if sets > 1 else 1)
-    held = max(largest, min(largest, TOGETHER_ACCOUNTS) * min(sets, MOST_TOGETHER))
+    together = min(sets, MOST_TOGETHER)
+    held = max(largest, (largest if simulates else min(largest, TOGETHER_ACCOUNTS)) * together)
     windows = max(1, math.ceil(times / window_times))
     return Footprint(
         base=processes * BASE_BYTES + (MAIN_BYTES if processes > 1 else 0),
@@ -131,6 +134,7 @@ def check_memory(config: RunConfig, plan: Plan, limit: int, workers: int) -> Foo
         workers=workers,
         processes=workers if in_processes else 1,
         traces=config.traces.accounts == "all",
+        simulates=config.liquidation.mode == "simulate",
     )
     if found.total > limit:
         raise ConfigError(

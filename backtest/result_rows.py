@@ -215,8 +215,9 @@ def event_tables(
         columns["stage"] = pa.nulls(len(when), pa.string())
         versions = None
         if simulated is not None:
-            stages = simulated.stages[when, who].tolist()
-            columns["stage"] = pa.array([stage or None for stage in stages], pa.string())
+            at_times = simulated.stages
+            stages = [at_times.get(key) for key in zip(when.tolist(), who.tolist(), strict=True)]
+            columns["stage"] = pa.array(stages, pa.string())
             versions = simulated.versions
         bound, of_units = _binding(replay, batch, when, who, priced, result.changes, versions)
         columns |= bound

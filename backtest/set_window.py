@@ -1,5 +1,6 @@
 """One parameter set through one window of a bucket: what is carried in, and the cell it leaves."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from backtest.loading import Loaded
 from backtest.plan import Window
 from backtest.result_rows import event_tables, sorted_rows, trace_table
 from backtest.simulate import (
+    Simulated,
     WindowSimulation,
     simulation_tables,
     widened_snapshot,
     written_off_usd,
 )
+from backtest.simulated_path import Part
 from backtest.tile_programs import STATUS_COUNTS, sum_columns
 from backtest.window_records import Debts, TileResult
 from kernels.debts import Ledger
@@ -75,6 +78,7 @@ class SetWindow:
         self._sums = np.zeros((times, segments, len(sum_columns(rules.model))), np.int64)
         self._rows: dict[str, list[Any]] = {"events": [], "event_units": [], "traces": []}
         self._settled = 0
+        self._parts: list[Part] = []
         self._ledger = self._ledger_after(before)
         self._simulation = self._simulation_after(before)
 
@@ -89,34 +93,24 @@ class SetWindow:
         return Debts(owed, self._hours, self.context.config.replay.conversion)
 
     def add(self, batch: Batch, result: TileResult) -> None:
-        """Take what the engine found of a batch: liquidations, rows, and what is carried on."""
-        replay, context, at = self.replay, self.context, self._mine[batch.accounts]
-        result = _real_times(result, self.time_ids >= 0)
-        simulated = None
-        with replay.stages("compute"):
-            snapshot = self.portfolios.snapshot
-            context.check_once(self.set, self.window, batch, result, snapshot)
-            if self._simulation is not None:
-                owed = None if self._ledger is None else take(self._ledger, at)
-                state = take(self._state, at)
-                simulated = self._simulation.through(batch, at, state, result, owed)
-                result = simulated.result
-        self._sums += result.sums
-        self._settled += result.num_settled
-        names = snapshot.account_ids[batch.accounts]
-        with replay.stages("write"):
-            found = batch, names, self._state, at, result, self.window, self.priced, simulated
-            of_batch = event_tables(replay, self.set, *found)
-            of_batch += (trace_table(replay, self.set, names, result, self.window),)
-            for kept, table in zip(self._rows.values(), of_batch, strict=True):
-                kept.append(table)
-        put(self._state, at, result.state)
-        if self._ledger is not None and result.ledger is not None:
-            put(self._ledger, at, result.ledger)
-        self._start_values(at, batch, result)
+        """Take what the engine found of a batch; where liquidations follow, those of all wait."""
+        part = Part(batch, self._mine[batch.accounts], _real_times(result, self.time_ids >= 0))
+        snapshot = self.portfolios.snapshot
+        with self.replay.stages("compute"):
+            self.context.check_once(self.set, self.window, batch, part.result, snapshot)
+        if self._simulation is None:
+            self._keep(part, None)
+        else:
+            self._parts.append(part)
 
     def finished(self) -> Cell:
         """The cell, written with its rows."""
+        if self._simulation is not None:
+            with self.replay.stages("compute"):
+                every = self._simulation.through(self._parts, self._state, self._ledger)
+            for part, one in zip(self._parts, every, strict=True):
+                self._keep(replace(part, result=one.result), one)
+            self._parts.clear()
         extra = self._extra
         extra["settled"] = np.asarray(self._settled)
         if self._ledger is not None:
@@ -127,6 +121,23 @@ class SetWindow:
             extra[WRITTEN_OFF] = written_off_usd(self._simulation, self._known, before)
         with self.replay.stages("write"):
             return self._written(self._rows | simulation_tables(self._simulation))
+
+    def _keep(self, part: Part, simulated: Simulated | None) -> None:
+        """Keep the rows of a batch and what is carried on."""
+        replay, at, result = self.replay, part.at, part.result
+        self._sums += result.sums
+        self._settled += result.num_settled
+        names = self.portfolios.snapshot.account_ids[part.batch.accounts]
+        with replay.stages("write"):
+            found = part.batch, names, self._state, at, result, self.window, self.priced, simulated
+            of_batch = event_tables(replay, self.set, *found)
+            of_batch += (trace_table(replay, self.set, names, result, self.window),)
+            for kept, table in zip(self._rows.values(), of_batch, strict=True):
+                kept.append(table)
+        put(self._state, at, result.state)
+        if self._ledger is not None and result.ledger is not None:
+            put(self._ledger, at, result.ledger)
+        self._start_values(at, part.batch, result)
 
     def _ledger_after(self, before: Cell | None) -> Ledger | None:
         """What debts have moved before the window, None where the run moves nothing."""

@@ -1,9 +1,9 @@
 """Liquidation as it happens in the replay of one bucket.
 
 The engine scores a window as if nobody were liquidated. Accounts that come to the trigger are
-taken out: each is liquidated at the first time that this is due, scored again with what is left
-over the rest of the window, and so on until no trigger is left in it. What is left carries through
-later windows until a new snapshot is read, which says what the account holds from then on.
+taken out: time after time those that are due are liquidated, all of a bucket together, and scored
+again with what is left over the rest of the window. What is left carries through later windows
+until a new snapshot is read, which says what the account holds from then on.
 
 Where debts move, they do so on what liquidation has left: interest and conversion of a time come
 before its liquidation. What is left holds as cash what they have moved by then, and their ledger
@@ -34,7 +34,7 @@ from backtest.market_window import stamp
 from backtest.scores import Scores
 from backtest.set_rules import SetRules
 from backtest.settle import some_of, with_accounts
-from backtest.simulated_path import Path, Version
+from backtest.simulated_path import Part, Path, Version
 from backtest.tile_programs import sum_up
 from backtest.window_records import Debts, TileResult, WindowTables
 from kernels.debts import Ledger
@@ -57,12 +57,12 @@ LEFT_SHAPES = (Shape(4, 4, 2, 8), *SHAPES[-3:])
 class Simulated:
     """A batch after a window: its result, the books that its accounts had, last stages.
 
-    ``stages`` are the last stages of the liquidations [time, account], empty where there is none.
+    ``stages`` are the last stages of the liquidations by time and place in the batch.
     """
 
     result: TileResult
     versions: list[Version]
-    stages: np.ndarray
+    stages: dict[tuple[int, int], str]
 
 
 class Simulator:
@@ -137,59 +137,30 @@ class WindowSimulation:
         """Rows of ``liquidated`` and of ``liquidations``."""
 
     def through(
-        self,
-        batch: Batch,
-        at: np.ndarray,
-        state: AccountState,
-        result: TileResult,
-        owed: Ledger | None = None,
-    ) -> Simulated:
-        """Take the accounts of a batch through the window.
+        self, parts: list[Part], state: AccountState, owed: Ledger | None
+    ) -> list[Simulated]:
+        """Take the accounts of a bucket through the window, time after time.
 
         Args:
-            batch: accounts as their snapshot has them.
-            at: their places in the ledger.
-            state: their states before the window.
-            result: their scores without liquidations; codes and sums of real times.
+            parts: batches of accounts as their snapshot has them, places in the ledger, and their
+                scores without liquidations (codes and sums of real times).
+            state: states of all accounts before the window, in the order of the ledger.
             owed: what debts have moved before the window, None where they move nothing.
         """
-        count = len(self.times_us)
-        path = Path(len(at), count, state, result, owed)
-        path.level[:] = result.scores.field("margin_level")[:count]
-        path.owes[:] = self._owes(result.scores)
-        path.add(batch, np.arange(len(at)), np.full(len(at), -1), result.changes)
-        changed = np.flatnonzero(self.ledger.is_changed[at])
-        self._go_on(changed, np.full(len(at), -1), at, path)
-        start, active = np.zeros(len(at), int), self.ledger.is_active[at]
-        while True:
-            when = self._first_due(path.level, path.owes, start, active)
-            due = np.flatnonzero(when < count)
-            if not len(due):
-                break
-            reached, moved = self._reached(due, when, at, path)
-            touched = [
-                self._liquidate(int(time), due[when[due] == time], at, path, moved)
-                for time in np.unique(when[due])
-            ]
-            who = np.sort(np.concatenate(touched))
-            path.restart(who, reached, moved)
-            self._go_on(who, when, at, path)
-            start[due] = when[due] + 1
-            active = self.ledger.is_active[at]
-        return self._finished(path, at, result)
-
-    def _first_due(
-        self, level: np.ndarray, owes: np.ndarray, start: np.ndarray, active: np.ndarray
-    ) -> np.ndarray:
-        """First time of each account, from its start on, at which a stage may have to do."""
-        levels = self.priced.params.account
-        count = len(level)
-        trigger = np.asarray(levels.liquidation_level)[:count, None]
-        with np.errstate(invalid="ignore"):
-            due = (level <= trigger) | (owes & (level <= self._repay[:, None]))
-        due |= active[None] & ~np.isnan(level)
-        due &= np.arange(count)[:, None] >= start[None]
-        return np.where(due.any(axis=0), due.argmax(axis=0), count)
+        path = Path(len(self.times_us), parts, state, owed)
+        for part in parts:
+            path.owes[:, part.at] = self._owes(part.result.scores)
+        self._go_on(np.flatnonzero(self.ledger.is_changed), -1, path)
+        levels = np.asarray(self.priced.params.account.liquidation_level)
+        for time in range(len(self.times_us)):
+            level, active = path.level[time], self.ledger.is_active
+            with np.errstate(invalid="ignore"):
+                is_due = (level <= levels[time]) | (active & ~np.isnan(level))
+                is_due |= path.owes[time] & (level <= self._repay[time])
+            due = np.flatnonzero(is_due)
+            if len(due):
+                self._liquidate(time, due, path)
+        return [self._finished(number, path) for number in range(len(parts))]
 
     def _owes(self, scores: Scores) -> np.ndarray:
         """Whether debts would be repaid at the level for it [time, account]."""
@@ -198,26 +169,25 @@ class WindowSimulation:
             return np.zeros((count, scores.num_accounts), bool)
         return scores.charge(self.priced.model.borrow_charge)[:count] > 0
 
-    def _liquidate(
-        self, time: int, who: np.ndarray, at: np.ndarray, path: Path, moved: Ledger | None
-    ) -> np.ndarray:
-        """Liquidate some accounts of a batch at a time; those that anything changed of.
-
-        ``moved`` is what debts have moved of all accounts of the batch, of these by the time.
-        """
+    def _liquidate(self, time: int, due: np.ndarray, path: Path) -> None:
+        """Liquidate some accounts at a time and take those that anything changed of on."""
         table = jax.tree.map(lambda x: x[..., time], self.priced.tables)
         params = jax.tree.map(lambda x: x[time], self.priced.params)
         time_us = int(self.times_us[time])
         rules = self.simulator.record(time_us)
-        snapshot, places = self._left(at[who])
-        if moved is not None:
-            snapshot = with_moved(snapshot, np.asarray(moved.change_units)[:, who])
+        held = self.ledger
+        snapshot = self._left(due, held)
+        if path.owed is not None:
+            # Liquidation sells the cash that is there, what debts have moved of it included.
+            owed = self._reached(due, time, path, held)[1]
+            assert owed is not None
+            snapshot = with_moved(snapshot, np.asarray(owed.change_units))
         features = np.asarray(table.features)
         deltas = np.where(self.axis.terms.is_option, 0.0, _cash_delta(features, self.axis.terms))
         touched = []
-        for part in self._batches(snapshot):
-            for some, room in rooms(part, snapshot, self.axis.terms, self._hedges):
-                mine = places[part.accounts[some]]
+        for batch in self._batches(snapshot):
+            for some, room in rooms(batch, snapshot, self.axis.terms, self._hedges):
+                mine = due[batch.accounts[some]]
                 done = liquidate(
                     room,
                     self.ledger.is_active[mine],
@@ -227,21 +197,21 @@ class WindowSimulation:
                     rules,
                     self.simulator.surplus_share,
                 )
-                batch = replace(some_of(part, some), accounts=mine)
-                self.ledger = after(self.ledger, batch, done, self.axis.terms)
+                left = replace(some_of(batch, some), accounts=mine)
+                self.ledger = after(self.ledger, left, done, self.axis.terms)
                 self._keep(done, mine, time_us, deltas)
-                of_batch = who[np.searchsorted(at[who], mine)]
                 last = np.flatnonzero(done.is_touched)
-                for k in last.tolist():
-                    path.stages[time, of_batch[k]] = _last_stage(done, k)
-                touched.append(of_batch[last])
-        return np.concatenate(touched)
+                path.stages |= {(time, int(mine[k])): _last_stage(done, int(k)) for k in last}
+                touched.append(mine[last])
+        who = np.sort(np.concatenate(touched))
+        path.restart(who, *self._reached(who, time, path, held))
+        self._go_on(who, time, path)
 
-    def _left(self, accounts: np.ndarray) -> tuple[Snapshot, np.ndarray]:
-        """What some accounts hold now, and their places in the ledger, ascending."""
+    def _left(self, accounts: np.ndarray, ledger: LiquidationLedger) -> Snapshot:
+        """What some accounts, ascending, hold by a ledger."""
         keep = np.zeros(len(self.snapshot.account_ids), bool)
         keep[accounts] = True
-        return applied(self.snapshot.only(keep), self.ledger.only(keep)), np.flatnonzero(keep)
+        return applied(self.snapshot.only(keep), ledger.only(keep))
 
     def _batches(self, snapshot: Snapshot) -> list[Batch]:
         return batches(
@@ -267,62 +237,57 @@ class WindowSimulation:
             self.rows[1].extend(steps)
 
     def _reached(
-        self, who: np.ndarray, when: np.ndarray, at: np.ndarray, path: Path
+        self, who: np.ndarray, time: int, path: Path, held: LiquidationLedger
     ) -> tuple[AccountState, Ledger | None]:
-        """States and ledgers of the batch, of some accounts those after the time they are due."""
-        state, owed = jax.tree.map(np.array, (path.state, path.owed))
-        spans = np.stack([path.begun[who], when[who]], axis=1)
-        for first, last in np.unique(spans, axis=0).tolist():
-            some = who[(spans == [first, last]).all(axis=1)]
-            for _, of_batch, found in self._replayed(some, first, last + 1, at, path):
-                put(state, of_batch, found.state)
-                put(owed, of_batch, found.ledger)
+        """States and ledgers of some accounts after a time, with the books that they held."""
+        state, owed = take(path.state, who), take(path.owed, who)
+        for first in np.unique(path.begun[who]).tolist():
+            some = who[path.begun[who] == first]
+            for batch, found in self._replayed(some, first, time + 1, path, held):
+                at = np.searchsorted(who, batch.accounts)
+                put(state, at, found.state)
+                put(owed, at, found.ledger)
         return state, owed
 
-    def _go_on(self, who: np.ndarray, when: np.ndarray, at: np.ndarray, path: Path) -> None:
-        """Take some accounts on with what they hold now; it counts after ``when``."""
-        for time in np.unique(when[who]).tolist():
-            some, first, count = who[when[who] == time], time + 1, len(self.times_us)
-            for batch, of_batch, found in self._replayed(some, first, count, at, path):
-                path.put(of_batch, first, found, self._owes(found.scores))
-                path.add(batch, of_batch, when[of_batch], found.changes)
+    def _go_on(self, who: np.ndarray, time: int, path: Path) -> None:
+        """Take some accounts on with what they hold now; it counts after a time."""
+        first, count = time + 1, len(self.times_us)
+        for batch, found in self._replayed(who, first, count, path, self.ledger):
+            path.put(batch.accounts, first, found, self._owes(found.scores))
+            path.add(batch, batch.accounts, np.full(len(batch.accounts), time), found.changes)
 
     def _replayed(
-        self,
-        who: np.ndarray,
-        first: int,
-        stop: int,
-        at: np.ndarray,
-        path: Path,
-    ) -> Iterator[tuple[Batch, np.ndarray, TileResult]]:
-        """Some accounts of a batch through some times, from the states that they have."""
-        snapshot, places = self._left(at[who])
+        self, who: np.ndarray, first: int, stop: int, path: Path, held: LiquidationLedger
+    ) -> Iterator[tuple[Batch, TileResult]]:
+        """Some accounts through some times, from the states that they have."""
+        snapshot = self._left(who, held)
         ids = np.full_like(self.time_ids, -1)
         ids[first:stop] = self.time_ids[first:stop]
         for part in self._batches(snapshot):
-            mine = places[part.accounts]
-            batch = replace(part, accounts=mine)
-            of_batch = who[np.searchsorted(at[who], mine)]
-            debts, state = None, take(path.state, of_batch)
+            batch = replace(part, accounts=who[part.accounts])
+            debts, state = None, take(path.state, batch.accounts)
             if path.owed is not None and self._hours is not None:
-                debts = Debts(take(path.owed, of_batch), self._hours, self._converts)
-            found = self.simulator.engine.replay(
-                batch, state, self.priced, self.segment[mine], ids, debts
+                debts = Debts(take(path.owed, batch.accounts), self._hours, self._converts)
+            segment = self.segment[batch.accounts]
+            yield (
+                batch,
+                self.simulator.engine.replay(batch, state, self.priced, segment, ids, debts),
             )
-            yield batch, of_batch, found
 
-    def _finished(self, path: Path, at: np.ndarray, result: TileResult) -> Simulated:
-        """The result with the paths of the accounts that liquidation has changed."""
-        who = path.who
+    def _finished(self, number: int, path: Path) -> Simulated:
+        """The result of a part with the paths of the accounts that liquidation has changed."""
+        part, who = path.parts[number], path.changed_of(number)
+        result, versions, stages = part.result, path.versions_of(number), path.stages_of(number)
         if not len(who):
-            return Simulated(result, path.versions, path.stages)
+            return Simulated(result, versions, stages)
+        place = np.flatnonzero(np.isin(part.at, who))
         margin, codes, state, owed = path.of(who)
-        old, codes_before = result.scores.of(who), np.zeros_like(codes)
-        count, segment = len(self.times_us), self.segment[at[who]]
-        codes_before[:count] = result.codes[:, who]
+        old, codes_before = result.scores.of(place), np.zeros_like(codes)
+        count, segment = len(self.times_us), self.segment[who]
+        codes_before[:count] = result.codes[:, place]
         sums = self._summed(margin, codes, segment) - self._summed(old, codes_before, segment)
         whole = with_accounts(
-            (result.state, result.codes, result.ledger), who, (state, codes[:count], owed)
+            (result.state, result.codes, result.ledger), place, (state, codes[:count], owed)
         )
         return Simulated(
             result=replace(
@@ -331,10 +296,10 @@ class WindowSimulation:
                 codes=whole[1],
                 ledger=whole[2],
                 sums=result.sums + sums[:count],
-                scores=_replaced(result.scores, who, margin),
+                scores=_replaced(result.scores, place, margin),
             ),
-            versions=path.versions,
-            stages=path.stages,
+            versions=versions,
+            stages=stages,
         )
 
     def _summed(self, margin: AccountMargin, codes: np.ndarray, segment: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from kernels.liquidation.records import (
     Target,
     Trade,
 )
-from kernels.liquidation.searches import Search
+from kernels.liquidation.searches import Search, first_largest, turns_of
 from kernels.liquidation.situation import Rulebook, Situation
 from kernels.liquidation.slots import by_maturity, largest_by_unit, of_unit
 from kernels.liquidation.stages import cancel, close_best, close_side
@@ -110,12 +110,12 @@ def leading(now: Situation, names: tuple[str, ...]) -> Float[Array, "unit accoun
     return jnp.where(mine >= largest, mine, 0.0)
 
 
-def _by_unit_first(
-    now: Situation, value: Float[Array, "unit account"], is_one: Bool[Array, "unit account"]
-) -> tuple[Int[Array, "unit account"], Int[Array, " account"]]:
-    """Units in falling order of a number, equal ones by name, and how many of them count."""
-    order = jnp.lexsort((unit_rank(now), -value, ~is_one), axis=0)
-    return order.astype(jnp.int32), jnp.sum(is_one, axis=0, dtype=jnp.int32)
+def _in_unit_order(
+    now: Situation, value: Float[Array, "unit account"]
+) -> tuple[Array, Array, Array]:
+    """Turn of each unit in falling order of a number, equal ones by name; no size, and the name."""
+    names = unit_rank(now)
+    return turns_of(value, names), jnp.zeros_like(value), names
 
 
 def _at(values: Array, which: Int[Array, " account"]) -> Array:
@@ -150,7 +150,6 @@ def ddh1(now: Situation, origin: Origin, book: Rulebook) -> Search | Choice:
         net = of_unit(jnp.take_along_axis(now.groups_usd, sides[..., k][None], axis=0)[0], layout)
         cash = jnp.where(slots.is_leg, slots.contracts * slots.cash_usd, 0.0)
         change = change + close_side(now, (slots.group == group) & (cash * net > 0), amount)
-    order, count = _by_unit_first(now, charge, is_one)
 
     def trade_of(unit: Array) -> Trade:
         mine = jnp.where(_in_unit(now, unit), change, 0.0)
@@ -160,8 +159,8 @@ def ddh1(now: Situation, origin: Origin, book: Rulebook) -> Search | Choice:
         none = jnp.full_like(unit, NO_PLACE)
         return Target(unit, _at(pair, unit), none, _at(charge, unit))
 
-    why = jnp.where(count > 0, NO_GAIN, NOT_LARGEST).astype(jnp.int32)
-    return Search(order, count, why, trade_of, target_of)
+    why = jnp.where(jnp.any(is_one, axis=0), NO_GAIN, NOT_LARGEST).astype(jnp.int32)
+    return Search(is_one, *_in_unit_order(now, charge), why, trade_of, target_of)
 
 
 def ddh2(now: Situation, origin: Origin, book: Rulebook) -> Search:
@@ -186,10 +185,8 @@ def ddh2(now: Situation, origin: Origin, book: Rulebook) -> Search:
     is_one = jnp.concatenate([reduces & in_led, opens & in_led])
     first = jnp.concatenate([jnp.where(reduces, -cash, 0.0), slots.hedge_place.astype(cash.dtype)])
     kind = jnp.repeat(jnp.arange(2, dtype=jnp.int32), layout.slots)[:, None]
-    names, ranks = (of_unit(x, layout) for x in (unit_rank(now), -charge))
-    twice = [jnp.concatenate([x, x]) for x in (slots.name_rank, names, ranks)]
-    kinds = jnp.broadcast_to(kind, first.shape)
-    order = jnp.lexsort((twice[0], first, kinds, twice[1], twice[2], ~is_one), axis=0)
+    turns, _, _ = _in_unit_order(now, charge)
+    turn, name = (jnp.concatenate([x, x]) for x in (of_unit(turns, layout), slots.name_rank))
 
     def trade_of(which: Array) -> Trade:
         places = jnp.arange(layout.slots, dtype=jnp.int32)[:, None]
@@ -197,18 +194,16 @@ def ddh2(now: Situation, origin: Origin, book: Rulebook) -> Search:
         amount = jnp.where((which < layout.slots)[None], reducing, opening)
         return eqx.tree_at(lambda t: t.contracts, now.no_trade(), jnp.where(mine, amount, 0.0))
 
-    count = jnp.sum(is_one, axis=0, dtype=jnp.int32)
-    units, led = _by_unit_first(now, charge, is_led)
-    last = _at(units, jnp.maximum(led - 1, 0))
+    last = jnp.argmax(jnp.where(is_led, turns, -1), axis=0).astype(jnp.int32)
     why = jnp.where(_at(is_large, last), NO_GAIN, TOO_SMALL)
-    why = jnp.where(led > 0, why, NOT_LARGEST).astype(jnp.int32)
+    why = jnp.where(jnp.any(is_led, axis=0), why, NOT_LARGEST).astype(jnp.int32)
 
     def target_of(which: Array, freed: Array) -> Target:
         slot = which % layout.slots
         unit = jnp.asarray(layout.unit, jnp.int32)[slot]
         return Target(unit, slot, jnp.full_like(unit, NO_PLACE), _at(charge, unit))
 
-    return Search(order.astype(jnp.int32), count, why, trade_of, target_of)
+    return Search(is_one, 2 * turn + kind, first, name, why, trade_of, target_of)
 
 
 def _against(
@@ -243,7 +238,7 @@ def basis(now: Situation, origin: Origin, book: Rulebook) -> Search:
     is_pair = (buckets[:, None] > 0) & (buckets[None] < 0) & (hedged >= least)
     freed = jnp.where(is_pair, hedged * (moves[:, None] + moves[None]), -1.0)
     freed = freed.reshape(count * count, *freed.shape[2:])
-    pair = jnp.argmax(freed, axis=0).astype(jnp.int32)
+    pair = first_largest(freed)
     long, short = pair // count, pair % count
     charge = now.units.charges["mr4"]
     is_one = (charge > 0) & jnp.any(freed >= 0, axis=0)
@@ -254,7 +249,6 @@ def basis(now: Situation, origin: Origin, book: Rulebook) -> Search:
         jnp.broadcast_to(least, charge.shape),
         book.rules,
     )
-    order, number = _by_unit_first(now, charge, is_one)
     change, spot = _closing(now, long, short, amount, book)
 
     def trade_of(unit: Array) -> Trade:
@@ -272,8 +266,8 @@ def basis(now: Situation, origin: Origin, book: Rulebook) -> Search:
         first, second = (_at(x, unit) for x in (long, short))
         return Target(unit, first, second, _at(charge, unit))
 
-    why = jnp.where(number > 0, NO_GAIN, NO_OPPOSITE).astype(jnp.int32)
-    return Search(order, number, why, trade_of, target_of)
+    why = jnp.where(jnp.any(is_one, axis=0), NO_GAIN, NO_OPPOSITE).astype(jnp.int32)
+    return Search(is_one, *_in_unit_order(now, charge), why, trade_of, target_of)
 
 
 def _spot_quote(now: Situation, book: Rulebook) -> Int[Array, ""]:

@@ -2,7 +2,8 @@
 
 A stage either takes the first candidate, in an order of its own, that lowers the maintenance
 margin, or the best of all of them. Candidates of all stages are put into one list and tried a
-block at a time, until every account has found one.
+block at a time, until every account has found one. They are not sorted: most accounts find one in
+the first block, and picking the next few costs less than putting all in order.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from kernels.liquidation.records import Choice, Target, Trade
 from kernels.liquidation.situation import TIE, Rulebook, Situation, after, falls, where
 
 
-BLOCK = 8
+BLOCK = 4
 """Candidates that are tried at once."""
+TURNS = 1 << 20
+"""More than a search has turns."""
 
 
 class Ranking(NamedTuple):
@@ -38,16 +41,19 @@ class Search(NamedTuple):
     """What a stage may trade.
 
     Fields:
-        order: candidates of each account in the order in which they are tried [place, account].
-        number: how many of them there are.
+        exists: whether there is the candidate [candidate, account].
+        turn: candidates with a smaller one are tried first, from 0 on.
+        size: among these the smaller; name: among equals the smaller, then the first.
         why: what the stage says where none of them lowers the margin.
         trade_of: candidate of each account -> what it trades.
         target_of: candidate, USD freed -> what it works on.
         ranking: how the best one is found; None: the first that lowers the margin is taken.
     """
 
-    order: Int[Array, "place account"]
-    number: Int[Array, " account"]
+    exists: Bool[Array, "candidate account"]
+    turn: Int[Array, "candidate account"]
+    size: Float[Array, "candidate account"]
+    name: Int[Array, "candidate account"]
     why: Int[Array, " account"]
     trade_of: Callable[[Array], Trade]
     target_of: Callable[[Array, Array], Target]
@@ -55,10 +61,10 @@ class Search(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """Candidates of all searches in one list, those that do not exist last.
+    """Candidates of all searches in the order in which they were tried.
 
     Fields:
-        flat: place in the joined orders of each.
+        flat: place in the joined candidates of all; their number: none.
         mmr, cost: maintenance margin after each and what it costs, USD; infinite: not tried.
     """
 
@@ -82,7 +88,7 @@ def found_by(
         return []
     starts = [0]
     for search in searches:
-        starts.append(starts[-1] + len(search.order))
+        starts.append(starts[-1] + len(search.exists))
     tried = _tried(now, searches, asks, starts, book)
     choices = []
     for k, search in enumerate(searches):
@@ -95,7 +101,7 @@ def found_by(
         flat, mmr = (
             jnp.take_along_axis(x, place[None], axis=0)[0] for x in (tried.flat, tried.mmr)
         )
-        which = _candidate(search, flat - starts[k])
+        which = jnp.clip(flat - starts[k], 0, len(search.exists) - 1)
         freed = jnp.where(found, now.account.total_mmr - mmr, 0.0)
         choice = Choice(
             found=found,
@@ -110,65 +116,105 @@ def found_by(
     return choices
 
 
+def first_largest(
+    values: Float[Array, "place unit account"],
+) -> Int[Array, "unit account"]:
+    """Place of the largest, the first of several; unlike ``argmax`` in loops that vectorize."""
+    places = jnp.arange(len(values), dtype=jnp.int32)[:, None, None]
+    is_largest = values == jnp.max(values, axis=0)[None]
+    return jnp.min(jnp.where(is_largest, places, len(values) - 1), axis=0)
+
+
 def _first(found: Bool[Array, "place account"]) -> Int[Array, " account"]:
     return jnp.argmax(found, axis=0).astype(jnp.int32)
 
 
-def _candidate(search: Search, place: Int[Array, " account"]) -> Int[Array, " account"]:
-    at = jnp.clip(place, 0, len(search.order) - 1)
-    return jnp.take_along_axis(search.order, at[None], axis=0)[0]
+def turns_of(
+    value: Float[Array, "one account"], name: Int[Array, "one account"]
+) -> Int[Array, "one account"]:
+    """Turn of each of a few: in falling order of a number, equal ones by name."""
+    larger = value[None] > value[:, None]
+    named = (value[None] == value[:, None]) & (name[None] < name[:, None])
+    return jnp.sum(larger | named, axis=1, dtype=jnp.int32)
+
+
+class _Candidates(NamedTuple):
+    """Candidates of all searches; ``left``: not tried yet."""
+
+    left: Bool[Array, "candidate account"]
+    turn: Int[Array, "candidate account"]
+    size: Float[Array, "candidate account"]
+    name: Int[Array, "candidate account"]
 
 
 def _tried(
     now: Situation, searches: list[Search], asks: list[Array], starts: list[int], book: Rulebook
 ) -> _Tried:
     """The candidates with what comes of them, as far as accounts had to look."""
-    exists = jnp.concatenate(
-        [
-            (jnp.arange(len(s.order), dtype=jnp.int32)[:, None] < s.number[None]) & a[None]
-            for s, a in zip(searches, asks, strict=True)
-        ]
+    pairs = list(zip(searches, asks, strict=True))
+    candidates = _Candidates(
+        left=jnp.concatenate([search.exists & mine[None] for search, mine in pairs]),
+        turn=jnp.concatenate([s.turn + k * TURNS for k, s in enumerate(searches)]),
+        size=jnp.concatenate([s.size for s in searches]),
+        name=jnp.concatenate([s.name for s in searches]),
     )
-    count = jnp.sum(exists, axis=0, dtype=jnp.int32)
     length = -(-starts[-1] // BLOCK) * BLOCK
-    flat = jnp.argsort(~exists, axis=0, stable=True).astype(jnp.int32)
-    flat = jnp.pad(flat, ((0, length - starts[-1]), (0, 0)), constant_values=starts[-1])
-    takes_first = jnp.concatenate(
-        [jnp.full(len(s.order), s.ranking is None) for s in searches] + [jnp.zeros(1, bool)]
-    )[flat]
+    takes_first = jnp.asarray(
+        [s.ranking is None for s in searches for _ in range(len(s.exists))] + [False]
+    )
 
     def trade_of(flat: Array) -> Trade:
         found = None
         for k, search in enumerate(searches):
-            trade = search.trade_of(_candidate(search, flat - starts[k]))
+            which = jnp.clip(flat - starts[k], 0, len(search.exists) - 1)
+            trade = search.trade_of(which)
             found = trade if found is None else where(flat >= starts[k], trade, found)
         assert found is not None
         return found
 
-    def looking(state: tuple[Array, Array, Array]) -> Bool[Array, " account"]:
-        block, mmr, _ = state
-        is_found = jnp.any(takes_first & falls(now, mmr), axis=0)
-        return ~is_found & (block * BLOCK < count)
-
-    def one(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        block, mmr, cost = state
-        start = block * BLOCK
-        some = jax.lax.dynamic_slice_in_dim(flat, start, BLOCK)
+    def one(state: _Looking) -> _Looking:
+        left, some = book.apart(_next_block, candidates._replace(left=state.left))
         trades = book.apart(jax.vmap(trade_of, out_axes=-2), some)
-        new_mmr, new_cost = _after_each(now, trades, book)
-        new_mmr = jnp.where(some < starts[-1], new_mmr, jnp.inf)
-        places = jnp.arange(BLOCK, dtype=jnp.int32)[:, None] + start
-        new_mmr = jnp.where(places < count[None], new_mmr, jnp.inf)
-        return (
-            block + 1,
-            jax.lax.dynamic_update_slice_in_dim(mmr, new_mmr, start, 0),
-            jax.lax.dynamic_update_slice_in_dim(cost, new_cost, start, 0),
+        mmr, cost = _after_each(now, trades, book)
+        mmr = jnp.where(some < starts[-1], mmr, jnp.inf)
+        is_found = jnp.any(takes_first[some] & falls(now, mmr), axis=0)
+        tried = (
+            jax.lax.dynamic_update_slice_in_dim(whole, block, state.filled, 0)
+            for whole, block in zip(state.tried, (some, mmr, cost), strict=True)
         )
+        return _Looking(state.filled + BLOCK, left & ~is_found[None], _Tried(*tried))
 
-    nothing = jnp.full(flat.shape, jnp.inf), jnp.zeros(flat.shape)
-    start = jnp.zeros((), jnp.int32), *nothing
-    _, mmr, cost = jax.lax.while_loop(lambda s: jnp.any(looking(s)), one, start)
-    return _Tried(flat, mmr, cost)
+    shape = length, now.num_accounts
+    nothing = _Tried(
+        jnp.full(shape, starts[-1], jnp.int32), jnp.full(shape, jnp.inf), jnp.zeros(shape)
+    )
+    start = _Looking(jnp.zeros((), jnp.int32), candidates.left, nothing)
+    return jax.lax.while_loop(lambda state: jnp.any(state.left), one, start).tried
+
+
+class _Looking(NamedTuple):
+    """Accounts while they look: places filled, candidates left of those who look on, the tried."""
+
+    filled: Int[Array, ""]
+    left: Bool[Array, "candidate account"]
+    tried: _Tried
+
+
+def _next_block(candidates: _Candidates) -> tuple[Array, Int[Array, "block account"]]:
+    """What is left after the next candidates, and these; where there is none, their number."""
+    places = jnp.arange(len(candidates.left), dtype=jnp.int32)[:, None]
+    most = jnp.iinfo(jnp.int32).max
+
+    def one(left: Array, _: None) -> tuple[Array, Array]:
+        mine = left
+        for values, last in ((candidates.turn, most), (candidates.size, jnp.inf)):
+            mine = mine & (values == jnp.min(jnp.where(mine, values, last), axis=0)[None])
+        name = jnp.min(jnp.where(mine, candidates.name, most), axis=0)
+        mine = mine & (candidates.name == name[None])
+        place = jnp.min(jnp.where(mine, places, len(places)), axis=0)
+        return left & (places != place[None]), place
+
+    return jax.lax.scan(one, candidates.left, None, length=BLOCK)
 
 
 def _after_each(now: Situation, trades: Trade, book: Rulebook) -> tuple[Array, Array]:
@@ -199,8 +245,7 @@ def _best(
     Scores that are equal but for rounding: what frees more, then the first by name.
     """
     assert search.ranking is not None
-    at = jnp.clip(tried.flat - start, 0, len(search.order) - 1)
-    which = jnp.take_along_axis(search.order, at, axis=0)
+    which = jnp.clip(tried.flat - start, 0, len(search.exists) - 1)
     group, name = (
         jnp.take_along_axis(x, which, axis=0) for x in (search.ranking.group, search.ranking.name)
     )

@@ -84,6 +84,7 @@ def close_best(
         name = jnp.concatenate([name, AFTER_NAMES + name_rank(now, book)])
         group = jnp.concatenate([group, jnp.zeros_like(is_debt, group.dtype)])
     none = jnp.full(now.num_accounts, NO_PLACE, jnp.int32)
+    place = jnp.broadcast_to(jnp.arange(len(is_one), dtype=jnp.int32)[:, None], is_one.shape)
 
     def trade_of(which: Array) -> Trade:
         mine = jnp.arange(num_slots, dtype=jnp.int32)[:, None] == which[None]
@@ -102,8 +103,10 @@ def close_best(
         return Target(unit, which.astype(jnp.int32), none, freed)
 
     return Search(
-        order=jnp.argsort(~is_one, axis=0, stable=True).astype(jnp.int32),
-        number=jnp.sum(is_one, axis=0, dtype=jnp.int32),
+        exists=is_one,
+        turn=jnp.zeros_like(place),
+        size=jnp.zeros(place.shape),
+        name=place,
         why=jnp.full_like(none, NOTHING_LEFT),
         trade_of=trade_of,
         target_of=target_of,

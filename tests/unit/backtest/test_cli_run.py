@@ -189,6 +189,7 @@ def test_footprint_grows_with_what_is_in_memory():
     assert shape(sets=4).tables == 2 * usual.tables
     assert shape(traces=True).total > usual.total
     assert shape(buckets=1).accounts == 10_000 * 24 * 450
+    assert shape(buckets=1, simulates=True).accounts == 2 * 10_000 * 24 * 450
     assert shape(accounts=0, buckets=0).accounts == 0
     assert shape(processes=2).base == 2 * BASE_BYTES + MAIN_BYTES
     assert shape(processes=2).tables == 2 * usual.tables
