@@ -75,6 +75,22 @@ def account_buckets(first: int, last: int, buckets: int) -> npt.NDArray[np.int16
     return out
 
 
+def stays(number: Ints, snapshots: int, stay: int | None) -> tuple[Ints, Ints]:
+    """First snapshot of accounts, and the one at which they are gone.
+
+    Every snapshot has as many accounts but for rounding: some have begun before the first one.
+
+    Example:
+        >>> [x.tolist() for x in stays(np.arange(4), 3, 2)]
+        [[0, 0, 1, 2], [1, 2, 3, 3]]
+    """
+    stay = snapshots if stay is None else min(stay, snapshots)
+    if stay == snapshots:
+        return np.zeros_like(number), np.full_like(number, snapshots)
+    begins = number % (snapshots + stay - 1) - (stay - 1)
+    return np.maximum(begins, 0), np.minimum(begins + stay, snapshots)
+
+
 def build_population(
     dataset_root: Path, config: PopulationConfig, progress: Progress | None = None
 ) -> PopulationReport:
@@ -173,7 +189,8 @@ class _Stage:
         self._makers: list[Maker] = []
         self._settle: list[Floats] = []
         for step, when in enumerate(self.times):
-            universe = view.universe(when, config.entry.lookback_hours if step == 0 else 0.0)
+            begins = step == 0 or config.stay is not None
+            universe = view.universe(when, config.entry.lookback_hours if begins else 0.0)
             self._makers.append(Maker(universe, HealthModel(universe, config.health), config))
             if step > 0:
                 self._settle.append(view.settlement(self.times[step - 1], when))
@@ -188,17 +205,33 @@ class _Stage:
     def write(
         self, writer: DatasetWriter, number: Ints, tally: Tally, rows: dict[str, int]
     ) -> None:
-        """Make the books of some accounts at every snapshot and hand them to the writer."""
+        """Make the books of some accounts at their snapshots and hand them to the writer."""
+        begins, ends = stays(number, len(self.times), self._config.stay)
+        for first, stop in np.unique(np.stack([begins, ends], axis=1), axis=0).tolist():
+            mine = number[(begins == first) & (ends == stop)]
+            self._write(writer, mine, range(first, stop), tally, rows)
+
+    def _write(
+        self,
+        writer: DatasetWriter,
+        number: Ints,
+        steps: range,
+        tally: Tally,
+        rows: dict[str, int],
+    ) -> None:
+        """The same of accounts that come and go together."""
         names = pd.CategoricalDtype(pd.Index(account_ids(number), dtype=object))
-        books = self._first(number)
-        tally.add(books, self._makers[0].universe)
-        accounts = self._accounts(names, books)
+        maker = self._makers[steps[0]]
+        books = self._first(number, maker)
+        tally.add(books, maker.universe)
+        accounts = self._accounts(names, books, maker)
         writer.accounts(accounts)
         rows["accounts"] += len(accounts)
-        for step, maker in enumerate(self._makers):
-            if step > 0:
+        for step in steps:
+            if step > steps[0]:
                 before = self._makers[step - 1].universe
-                books = next_books(books, before, maker, self._settle[step - 1], step)
+                settle = self._settle[step - 1]
+                books = next_books(books, before, self._makers[step], settle, step)
             positions = self._positions(names, books, self.times[step])
             balances = self._balances(names, books, self.times[step])
             writer.positions(positions)
@@ -208,13 +241,13 @@ class _Stage:
             rows["positions"] += len(positions)
             rows["balances"] += len(balances)
 
-    def _first(self, number: Ints) -> Books:
+    def _first(self, number: Ints, maker: Maker) -> Books:
         draws = Draws(self._config.seed, number, "start")
         archetype = draws.choice("archetype", self.mix.weights)
         equity = draw_equity(draws, self._config.size, archetype)
-        return make_books(self._makers[0], draws, archetype, equity)
+        return make_books(maker, draws, archetype, equity)
 
-    def _accounts(self, names: pd.CategoricalDtype, books: Books) -> pd.DataFrame:
+    def _accounts(self, names: pd.CategoricalDtype, books: Books, maker: Maker) -> pd.DataFrame:
         draws = Draws(self._config.seed, books.number, "account")
         tied = np.array([KINDS[name].tied for name in ARCHETYPES])[books.archetype]
         share = self._config.non_auto_share * np.where(tied, 0.25, 1.0)
@@ -227,7 +260,7 @@ class _Stage:
                     books.archetype, dtype=pd.CategoricalDtype(list(ARCHETYPES))
                 ),
                 "borrow_mode": pd.Categorical.from_codes(non_auto, dtype=modes),
-                "spot_mode": pd.Series(spot_modes(books, self._makers[0].universe), dtype=object),
+                "spot_mode": pd.Series(spot_modes(books, maker.universe), dtype=object),
             }
         )
 

@@ -238,6 +238,8 @@ class PopulationConfig(Model):
     """First snapshot, at the last grid time up to it; none: at the dataset's first time."""
     snapshots: Literal["start"] | Every | tuple[AwareDatetime, ...] = "start"
     """Later snapshots: none ("start"), a list of times, or ``{ every_hours = 6 }``."""
+    stay: Annotated[int, Field(ge=1)] | None = None
+    """Snapshots that an account takes part in before another takes its place; none: all."""
     mix: dict[Archetype, Weight] = DEFAULT_MIX
     """Relative weights of the archetypes; one that is not named gets none."""
     leverage: dict[Archetype, Leverage] = {}

@@ -332,6 +332,38 @@ def test_later_snapshots_hold_whole_books_that_change_a_little(root: Path) -> No
     assert len(second.index.difference(first.index)) > 0
 
 
+@pytest.mark.parametrize("stay", [1, 2])
+def test_accounts_come_and_go(root: Path, stay: int) -> None:
+    every_8h = {"every_hours": 8}
+    report = build_population(root, config(1_500, snapshots=every_8h, stay=stay))
+    dataset, found = Dataset.open(root), tables(root)
+    times = dataset.snapshot_times()
+    assert check(dataset).quarantined == 0
+    assert len(found["accounts"]) == found["accounts"]["account_id"].nunique() == 1_500
+    assert sum(kind.accounts for kind in report.archetypes.values()) == 1_500
+    at = found["balances"].groupby("account_id")["time"].unique()
+    places = [sorted(times.index(time) for time in mine) for mine in at]
+    assert len(places) == 1_500
+    assert all(np.array_equal(np.diff(mine), np.ones(len(mine) - 1)) for mine in places)
+    lives = np.bincount([len(mine) for mine in places])
+    assert len(lives) == stay + 1
+    assert lives[stay] == lives.max()
+    present = np.bincount(np.concatenate(places))
+    assert present.max() - present.min() <= stay
+    assert present[0] == pytest.approx(1_500 * stay / (len(times) + stay - 1), abs=stay)
+    # Whoever begins with the first snapshot holds what it would hold if it stayed.
+    first = found["positions"].loc[found["positions"]["time"] == times[0]]
+    build_population(root, config(1_500, snapshots=every_8h, overwrite=True))
+    whole = tables(root)["positions"]
+    whole = whole.loc[(whole["time"] == times[0]) & whole["account_id"].isin(first["account_id"])]
+    keys = ["account_id", "instrument_id"]
+    pd.testing.assert_frame_equal(
+        first.sort_values(keys).reset_index(drop=True),
+        whole.sort_values(keys).reset_index(drop=True),
+        check_categorical=False,
+    )
+
+
 def test_the_report_is_saved_and_adds_up(root: Path) -> None:
     report = build_population(root, config(1_000))
     assert PopulationReport.load(root) == report
