@@ -276,10 +276,11 @@ def short_tick(value: float) -> str:
 
 
 def _settle(figure: Figure) -> None:
-    """Lays the figure out once; ``savefig`` would do it again for each format."""
-    if figure.get_layout_engine() is not None:
+    """Lays the figure out once; printing would do it again for each format."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
         FigureCanvasAgg(figure)
-        figure.draw_without_rendering()
+        engine.execute(figure)
         figure.set_layout_engine("none")
 
 
