@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from .attribution import figure_daily_change as figure_daily_change, figure_shapley, has_units
 from .break_even import has_break_even
+from .event_windows import event_windows, figure_window, picture_name
 from .figures_accounts import (
     figure_flips as figure_flips,
     figure_frequency as figure_frequency,
@@ -29,6 +30,7 @@ from .figures_time import (
     figure_timeline as figure_timeline,
 )
 from .impact import figure_impact, has_impact
+from .liquidation_calendar import figure_calendar, has_calendar
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import figure_procyclicality, has_benchmarks
@@ -67,6 +69,8 @@ def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     if has_liquidations(results):
         found |= LIQUIDATION_FIGURES | ({"impact": figure_impact} if has_impact(results) else {})
         found |= {"impact_tipping": figure_tipping} if has_tipping(results) else {}
+    if has_calendar(results):
+        found |= {"calendar": figure_calendar} | _of_windows(results)
     if has_units(results):
         found["shapley"] = figure_shapley
     if has_benchmarks(results):
@@ -78,6 +82,14 @@ def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     for i, name in enumerate(sets_with_paths(results)):
         found[path_picture(i)] = partial(figure_parameter_paths, parameter_set=name)
     return found
+
+
+def _of_windows(results: Results) -> dict[str, Callable[[Results], Figure]]:
+    """One figure for each of the worst windows."""
+    return {
+        picture_name(w.number): partial(figure_window, number=w.number)
+        for w in event_windows(results)
+    }
 
 
 def _without(results: Results) -> set[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
 from . import frames
+from .frequency import by_time, times
 from .reader import Results
 
 
@@ -19,6 +20,40 @@ LARGEST = (1, 10, 100)
 def has_liquidations(results: Results) -> bool:
     """Whether the run simulated liquidations."""
     return results.has("liquidation_totals")
+
+
+def traded(results: Results, name: str) -> pd.DataFrame:
+    """One row an account and time with slices; none where nobody was liquidated."""
+    key = ("traded", name)
+    if key not in results.memo:
+        wanted = ["time", "account_id", "notional_usd", "bad_debt_usd"]
+        wanted += ["sold_coins", "sold_delta_usd"]
+        rows = results.simulated("liquidated", name) if results.has("liquidated") else None
+        if rows is None or not len(rows):
+            rows = pd.DataFrame({c: [] for c in wanted})
+        results.memo[key] = rows.reindex(columns=wanted)
+    return results.memo[key]
+
+
+def usd_by_time(results: Results, name: str) -> np.ndarray:
+    """USD liquidated at every replayed time: traded in slices where a run simulates.
+
+    Where it only measures: gross notional of the accounts whose episode starts then.
+    """
+    if not has_liquidations(results):
+        return frames.numbers(by_time(results, name), "liquidated_notional_usd")
+    rows = traded(results, name)
+    if not len(rows):
+        return np.zeros(len(times(results)))
+    sums = frames.summed(rows, "time", ["notional_usd"]).reindex(times(results), fill_value=0.0)
+    return frames.numbers(sums, "notional_usd")
+
+
+def what_is_liquidated(results: Results) -> str:
+    """What ``usd_by_time`` counts, in words."""
+    if has_liquidations(results):
+        return "size traded by liquidations"
+    return "gross notional of accounts whose episode starts then; nothing is closed"
 
 
 def over_sets(results: Results, of_set: Callable[[Results, str], pd.DataFrame]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .figures_time import shown_sets
 from .impact import has_impact, impact_section
+from .liquidation_calendar import calendar_section
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import has_benchmarks, procyclicality_section
@@ -32,7 +33,7 @@ _LEVEL_ROWS = (0.5, 1.0, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 def sections(results: Results) -> list[Section]:
     """All sections in reading order."""
-    found = [time_section(results)]
+    found = [time_section(results), calendar_section(results)]
     if has_liquidations(results):
         found.append(liquidation_section(results))
         found += [impact_section(results)] if has_impact(results) else []

@@ -37,6 +37,42 @@ def simulate(
     return folder
 
 
+def by_hand(
+    folder: Path,
+    name: str,
+    rows: list[dict[str, Any]],
+    funds: list[dict[str, Any]] | None = None,
+) -> Path:
+    """Adds liquidations of one set that are spelled out; other sets have none.
+
+    Args:
+        folder: results without liquidations.
+        name: parameter set.
+        rows: of ``liquidated``; what is not given is nothing (amounts 0, no coins).
+        funds: rows of ``waterfall``; those that follow from ``rows`` if absent.
+    """
+    whole = [_NOTHING | {"parameter_set": name} | row for row in rows]
+    _write(folder / "liquidated" / "0.parquet", whole, TIME_SCHEMA)
+    _write(folder / "liquidation_totals" / "0.parquet", _totals(whole))
+    _write(folder / "waterfall" / "0.parquet", funds or _waterfall(whole, name))
+    return folder
+
+
+_NOTHING: dict[str, Any] = {
+    "segment": "s",
+    "status": "safe",
+    "is_active": False,
+    "last_stage": "reduction",
+    "steps": 1,
+    "slices": 1,
+    **dict.fromkeys(("level_before", "level_after"), 1.0),
+    **dict.fromkeys(("equity_before_usd", "equity_after_usd", "notional_usd"), 0.0),
+    **dict.fromkeys(("fee_usd", "slippage_usd", "surplus_usd", "bad_debt_usd"), 0.0),
+    "sold_coins": [],
+    "sold_delta_usd": [],
+}
+
+
 def trace(folder: Path, accounts: list[str]) -> Path:
     """Adds full paths of some accounts: a wave around twice the trigger at every time."""
     results = Results(folder)
@@ -123,14 +159,14 @@ def _at_time(event: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, An
 
 def _totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    summed = ("steps", "slices", "notional_usd", "fee_usd", "slippage_usd")
+    summed = ("steps", "slices", "notional_usd", "fee_usd", "slippage_usd", "bad_debt_usd")
     for row in sorted(rows, key=lambda r: r["time"]):
         total = found.setdefault(
             row["account_id"],
             {
                 **{key: row[key] for key in ("parameter_set", "account_id", "segment")},
                 **dict.fromkeys(("times", *summed), 0),
-                **dict.fromkeys(("surplus_usd", "bad_debt_usd", "seconds_to_safety"), 0.0),
+                **dict.fromkeys(("surplus_usd", "seconds_to_safety"), 0.0),
                 "bankruptcies": 0,
                 "first_time": row["time"],
             },

@@ -19,7 +19,7 @@ from backtest.cli.report import app
 from backtest.report import theme
 from backtest.report.build import build_report
 from backtest.report.compare import pairing
-from backtest.report.figures import FIGURES, figure_flips
+from backtest.report.figures import FIGURES, figure_flips, shown
 from backtest.report.html import render
 from backtest.report.procyclicality import figure_procyclicality
 from backtest.report.reader import Results
@@ -192,7 +192,7 @@ def test_nothing_scored(tmp_path: Path):
 def test_account_names_are_escaped(tmp_path: Path):
     spec = Spec(accounts=150, times=40, account_prefix="<b>&\"'")
     results = Results(write_results(tmp_path, spec))
-    source = render(results, dict.fromkeys([*FIGURES, "procyclicality"], "<svg></svg>"))
+    source = render(results, dict.fromkeys(shown(results), "<svg></svg>"))
     assert "&lt;b&gt;&amp;" in source
     assert "<b>" not in source
 
