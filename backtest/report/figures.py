@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from .attribution import figure_daily_change as figure_daily_change, figure_shapley, has_units
 from .break_even import has_break_even
+from .concentration import figure_concentration, has_concentration
 from .event_windows import event_windows, figure_window, picture_name
 from .figures_accounts import (
     figure_flips as figure_flips,
@@ -63,20 +64,25 @@ LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
 """Those of runs that simulated liquidations."""
 
 
+_Figure = tuple[Callable[[Results], bool], Callable[[Results], Figure]]
+_OF_SOME_RUNS: dict[str, _Figure] = {
+    "calendar": (has_calendar, figure_calendar),
+    "concentration": (has_concentration, figure_concentration),
+    "shapley": (has_units, figure_shapley),
+    "procyclicality": (has_benchmarks, figure_procyclicality),
+    "reverse_stress": (has_reverse_stress, figure_reverse_stress),
+}
+"""Figures of runs that have something to draw, with the question whether they do."""
+
+
 def shown(results: Results) -> dict[str, Callable[[Results], Figure]]:
     """Every figure that a run has the data for, by file name."""
     found = {name: figure for name, figure in FIGURES.items() if name not in _without(results)}
     if has_liquidations(results):
         found |= LIQUIDATION_FIGURES | ({"impact": figure_impact} if has_impact(results) else {})
         found |= {"impact_tipping": figure_tipping} if has_tipping(results) else {}
-    if has_calendar(results):
-        found |= {"calendar": figure_calendar} | _of_windows(results)
-    if has_units(results):
-        found["shapley"] = figure_shapley
-    if has_benchmarks(results):
-        found["procyclicality"] = figure_procyclicality
-    if has_reverse_stress(results):
-        found["reverse_stress"] = figure_reverse_stress
+    found |= {name: draw for name, (has, draw) in _OF_SOME_RUNS.items() if has(results)}
+    found |= _of_windows(results)
     for i, challenger in enumerate(results.challengers[1:MOST_FLIPS], start=2):
         found[f"flips-{i}"] = partial(figure_flips, challenger=challenger)
     for i, name in enumerate(sets_with_paths(results)):

@@ -14,7 +14,6 @@ from .reader import Results
 
 SECONDS_PER_DAY = 86_400.0
 CONFIDENCES = (0.95, 0.99)
-LARGEST = (1, 10, 100)
 
 
 def has_liquidations(results: Results) -> bool:
@@ -161,20 +160,6 @@ def risk(results: Results, name: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def concentration(results: Results, name: str) -> pd.DataFrame:
-    """Share of the largest accounts in liquidated notional and in bad debt."""
-    rows = results.simulated("liquidation_totals", name)
-    found = []
-    for what, column in (("liquidated notional", "notional_usd"), ("bad debt", "bad_debt_usd")):
-        values = np.sort(frames.numbers(rows, column))[::-1]
-        total = float(values.sum())
-        shares = {
-            f"top_{n}": float(values[:n].sum()) / total if total > 0.0 else None for n in LARGEST
-        }
-        found.append({"of": what, "accounts": int((values > 0.0).sum()), **shares})
-    return pd.DataFrame(found)
-
-
 def survival(results: Results, name: str) -> pd.DataFrame:
     """Share of accounts not liquidated yet by time since the start (Kaplan and Meier).
 
@@ -206,6 +191,5 @@ def liquidation_tables(results: Results) -> dict[str, pd.DataFrame]:
         "fund_path": over_sets(results, fund_path),
         "liquidations_by_day": over_sets(results, by_day),
         "liquidation_risk": over_sets(results, risk),
-        "liquidation_concentration": over_sets(results, concentration),
         "survival": over_sets(results, survival),
     }

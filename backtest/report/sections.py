@@ -11,6 +11,7 @@ from .attribution import attribution_section
 from .break_even import has_break_even
 from .cells import Cell, Column, PageTable, page_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
+from .concentration import concentration_section
 from .figures_time import shown_sets
 from .impact import has_impact, impact_section
 from .liquidation_calendar import calendar_section
@@ -39,7 +40,7 @@ def sections(results: Results) -> list[Section]:
         found += [impact_section(results)] if has_impact(results) else []
     else:
         found.append(classifier_section(results))
-    found.append(accounts_section(results))
+    found += [concentration_section(results), accounts_section(results)]
     if results.schedules:
         found.append(schedule_section(results))
     found.append(segment_section(results))

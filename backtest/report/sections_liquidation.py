@@ -3,7 +3,7 @@
 from . import cells, text
 from .cells import Column, page_table
 from .classifier import classifier_table, horizon_of
-from .liquidations import concentration, ledger, outcomes, over_sets, risk, stages
+from .liquidations import ledger, outcomes, over_sets, risk, stages
 from .reader import Results
 from .section import Picture, Section
 from .steps import explained
@@ -13,7 +13,7 @@ SET = Column("parameter_set", "Set")
 
 
 def liquidation_section(results: Results) -> Section:
-    """Stages, costs, fund, survival and concentration of the liquidations."""
+    """Stages, costs, fund and survival of the liquidations."""
     intro = (
         "Accounts at the trigger were worked through the stages of their margin model and went on "
         "with what was left. Slices, fees and slippage are parameters, most of them assumed."
@@ -40,7 +40,6 @@ def liquidation_section(results: Results) -> Section:
             "Bad debt and liquidated notional of a day",
             note="Quantiles over the days of the window: with few days they are its worst ones.",
         ),
-        page_table(over_sets(results, concentration), _CONCENTRATION, "Concentration"),
     ]
     pictures = [
         Picture(
@@ -142,12 +141,4 @@ _RISK = (
     Column("q95_usd", "95 %", cells.money),
     Column("q99_usd", "99 %", cells.money),
     Column("worst_usd", "Worst day", cells.money),
-)
-_CONCENTRATION = (
-    SET,
-    Column("of", "Of"),
-    Column("accounts", "Accounts", cells.count),
-    Column("top_1", "Largest", cells.share),
-    Column("top_10", "10 largest", cells.share),
-    Column("top_100", "100 largest", cells.share),
 )

@@ -13,6 +13,7 @@ from .bootstrap import Estimate
 from .break_even import elasticity_table, has_break_even, near_flip_table, near_groups
 from .classifier import classifier_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
+from .concentration import concentration_tables
 from .dated import period_table, step_table, switch_table
 from .decision import MEASURED, SIMULATED
 from .frequency import (
@@ -372,6 +373,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["parameter_paths"] = path_table(results)
     tables |= _tables_of_some_runs(results)
     tables["largest_triggered"] = listed(results)
+    tables |= concentration_tables(results)
     tables |= calendar_tables(results) | liquidation_tables(results) | impact_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)
