@@ -218,6 +218,14 @@ def _write_paths(config: RunConfig, plan: Plan, dataset: Dataset, out: Path) -> 
         write_table(out / "report_data" / "parameter_paths.parquet", table)
 
 
+def _described_sets(config: RunConfig, plan: Plan) -> list[dict[str, Any]]:
+    """Every parameter set; where it is simulated with the rule of deleveraging."""
+    found = [_described(chosen, plan) for chosen in config.parameter_sets]
+    for entry, rules in zip(found, rules_of_sets(config), strict=False):
+        entry["adl"] = {key: rules["adl"][key] for key in ("policy", "drop", "window_days")}
+    return found
+
+
 def _described(chosen: SetSection, plan: Plan) -> dict[str, Any]:
     """A parameter set as the manifest names it, with the provenance of its numbers counted.
 
@@ -300,7 +308,7 @@ def _manifest(
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.resolved(),
         "config_hash": identity["config"],
-        "parameter_sets": [_described(chosen, plan) for chosen in config.parameter_sets],
+        "parameter_sets": _described_sets(config, plan),
         "dataset": {
             "path": str(plan.dataset),
             "name": dataset.meta.name,

@@ -12,6 +12,7 @@ from . import cells, frames, text, theme
 from .cells import Column
 from .figures_time import shown_sets
 from .frequency import times
+from .fund import fund_balances
 from .liquidations import fund_path, has_liquidations, traded, usd_by_time
 from .reader import Results
 
@@ -301,14 +302,3 @@ def _draw_fund(axis: Axes, results: Results, window: EventWindow, clock: np.ndar
     axis.set_ylabel("USD")
     axis.set_title("Fund after each time")
     axis.yaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
-
-
-def fund_balances(results: Results, name: str) -> np.ndarray:
-    """Balance of the fund after every replayed time; NaN where a run has no rows of it."""
-    rows, when = fund_path(results, name), times(results)
-    if not len(rows):
-        return np.full(len(when), np.nan)
-    after = frames.numbers(rows, "fund_after_usd")
-    paid = pd.DatetimeIndex(rows["time"]).as_unit("us").asi8
-    at = np.searchsorted(paid, when.as_unit("us").asi8, side="right") - 1
-    return np.where(at < 0, frames.numbers(rows, "fund_before_usd")[0], after[np.maximum(at, 0)])

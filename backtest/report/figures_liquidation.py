@@ -3,11 +3,14 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import frames, theme
 from .classifier import classified
 from .figures_time import shown_sets
+from .frequency import times
+from .fund import adl_trigger, corners, fund_balances
 from .liquidations import fund_path, survival
 from .reader import Results
 
@@ -17,50 +20,68 @@ _HATCHES = ("", "///", "xxx")
 
 
 def figure_fund(results: Results) -> Figure:
-    """The insurance fund of every set, and who paid the losses of the champion."""
+    """The fund of every set, when deleveraging is due, and who paid the losses of the champion."""
     title = "Insurance fund, and who paid the losses"
     names = [n for n in shown_sets(results) if len(fund_path(results, n))]
     if not names:
         return theme.empty_figure(title, "Nobody was liquidated.")
     with mpl.rc_context(theme.style()):
-        figure, axes = theme.new_figure(title, 4.2, 2, 1, sharex=True)
+        figure, axes = theme.new_figure(title, 5.0, 2, 1, sharex=True, height_ratios=[1.3, 1.0])
         top, bottom = axes[0, 0], axes[1, 0]
-        times = np.unique(np.concatenate([_clock(fund_path(results, n)) for n in names]))
-        for k, name in enumerate(names):
-            rows = fund_path(results, name)
-            top.step(
-                _clock(rows),
-                frames.numbers(rows, "fund_after_usd"),
-                where="post",
-                color=theme.set_color(k),
-                linestyle=theme.set_style(k),
-                label=theme.label(name),
-            )
+        for name in names:
+            _draw_fund(top, results, name, theme.set_color(shown_sets(results).index(name)))
+        top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
         top.set_ylabel("fund, USD")
-        top.set_title("Fund after every time with liquidations")
+        top.set_title("Fund after every time")
         theme.legend_above(top)
-        rows = fund_path(results, names[0])
-        clock, base = _clock(rows), np.zeros(len(rows))
-        width = np.timedelta64(max(1, round(results.interval_seconds)), "s")
-        for k, (column, label) in enumerate(_PAID.items()):
-            values = frames.numbers(rows, column)
-            bottom.bar(
-                clock,
-                values,
-                width,
-                base,
-                label=label,
-                color=theme.charge_color(k),
-                hatch=_HATCHES[k],
-            )
-            base = base + values
+        _draw_payers(bottom, results, names[0])
         bottom.set_ylabel("losses, USD")
         bottom.set_title(f"Who paid the losses under {theme.quoted(names[0])}")
         theme.legend_above(bottom)
         for panel in (top, bottom):
             panel.yaxis.set_major_formatter(lambda v, _: theme.usd_tick(v))
-        theme.time_axis(bottom, times)
+        theme.time_axis(bottom, times(results).tz_convert(None).to_numpy())
     return figure
+
+
+def _draw_fund(axis: Axes, results: Results, name: str, color: str) -> None:
+    """Balance of a set, and dotted the one at which deleveraging is due."""
+    clock = times(results).tz_convert(None).to_numpy()
+    k = theme.SET_COLORS.index(color)
+    for values, look, label in (
+        (fund_balances(results, name), theme.set_style(k), theme.label(name, 20)),
+        (adl_trigger(results, name), (0, (1, 2)), f"{theme.label(name, 20)}: deleveraging"),
+    ):
+        if np.isfinite(values).all():
+            at = corners(values)
+            axis.step(
+                clock[at],
+                values[at],
+                where="post",
+                color=color,
+                linestyle=look,
+                label=label,
+            )
+
+
+def _draw_payers(axis: Axes, results: Results, name: str) -> None:
+    """Losses of each time by who paid them, stacked."""
+    rows = fund_path(results, name)
+    clock = pd.DatetimeIndex(rows["time"]).tz_convert(None).to_numpy()
+    width, base = np.timedelta64(max(1, round(results.interval_seconds)), "s"), np.zeros(len(rows))
+    for k, (column, label) in enumerate(_PAID.items()):
+        values = frames.numbers(rows, column)
+        axis.bar(
+            clock,
+            values,
+            width,
+            base,
+            label=label,
+            color=theme.charge_color(k),
+            hatch=_HATCHES[k],
+        )
+        base = base + values
+    axis.set_ylim(0.0, max(1.08 * float(base.max()), 1e-3))
 
 
 def figure_survival(results: Results) -> Figure:
@@ -113,7 +134,3 @@ def figure_roc(results: Results) -> Figure:
         theme.percent_axis(panel, "x")
         theme.legend_above(panel)
     return figure
-
-
-def _clock(rows: pd.DataFrame) -> np.ndarray:
-    return pd.DatetimeIndex(rows["time"]).tz_convert(None).to_numpy()

@@ -3,10 +3,12 @@
 from . import cells, text
 from .cells import Column, page_table
 from .classifier import classifier_table, horizon_of
+from .fund import adl_rules
 from .liquidations import ledger, outcomes, over_sets, risk, stages
 from .reader import Results
 from .section import Picture, Section
 from .steps import explained
+from .verdict import quote
 
 
 SET = Column("parameter_set", "Set")
@@ -42,10 +44,7 @@ def liquidation_section(results: Results) -> Section:
         ),
     ]
     pictures = [
-        Picture(
-            "fund",
-            "The fund after every time with liquidations; below, who paid the losses of each time.",
-        ),
+        Picture("fund", _fund_caption(results)),
         Picture(
             "survival",
             "Share of accounts not liquidated yet (Kaplan and Meier); accounts that leave or are "
@@ -53,6 +52,20 @@ def liquidation_section(results: Results) -> Section:
         ),
     ]
     return Section("liquidations", "Liquidations", intro, pictures, tables)
+
+
+def _fund_caption(results: Results) -> str:
+    """What the fund figure shows, and when deleveraging is due."""
+    rules = {n: adl_rules(results, n) for n in (results.champion, *results.challengers)}
+    words = {name: rule.words for name, rule in rules.items() if rule is not None}
+    caption = "The fund after every time; below, who paid the losses of each time."
+    if len(set(words.values())) == 1:
+        due = next(iter(words.values()))
+        return f"{caption} Dotted: the balance at which deleveraging is due ({due})."
+    if words:
+        each = "; ".join(f"{quote(name)}: {word}" for name, word in words.items())
+        return f"{caption} Dotted: the balance at which deleveraging is due. {each}."
+    return f"{caption} When deleveraging is due was not saved, or nobody is ever deleveraged."
 
 
 def classifier_section(results: Results) -> Section:

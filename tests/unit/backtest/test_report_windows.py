@@ -12,7 +12,6 @@ from backtest.report.build import build_report
 from backtest.report.event_windows import (
     event_windows,
     figure_window,
-    fund_balances,
     furthest_move,
     liquidated_coins,
     price_path,
@@ -30,7 +29,7 @@ from backtest.report.liquidation_calendar import (
 )
 from backtest.report.liquidations import usd_by_time
 from backtest.report.reader import Results
-from tests.unit.backtest.fake_liquidations import FUND_USD, by_hand
+from tests.unit.backtest.fake_liquidations import by_hand
 from tests.unit.backtest.fake_results import Spec, write_results
 
 
@@ -160,15 +159,6 @@ def test_furthest_move():
     assert furthest_move(np.array([np.nan, 100.0, 104.0, 94.0, 99.0])) == pytest.approx(-0.06)
     assert furthest_move(np.array([100.0, 104.0, 98.0])) == pytest.approx(0.04)
     assert np.isnan(furthest_move(np.array([np.nan])))
-
-
-def test_the_fund_stands_still_between_liquidations(tmp_path: Path):
-    rows = [at(2, "a", 1.0, fee_usd=10.0), at(4, "a", 1.0, fee_usd=5.0)]
-    folder = by_hand(write_results(tmp_path, Spec(accounts=10, times=6)), "today", rows)
-    found = Results(folder)
-    fees = np.array([0.0, 0.0, 10.0, 10.0, 15.0, 15.0])
-    assert fund_balances(found, "today") == pytest.approx(FUND_USD + fees)
-    assert np.isnan(fund_balances(found, "proposal")).all()
 
 
 def test_figures_hold_the_numbers(results: Results):
