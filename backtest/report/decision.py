@@ -11,6 +11,10 @@ from .cells import Cell, PageTable
 SIMULATED, MEASURED = "simulated", "measured"
 """Values of ``liquidation`` in the summary table: what the bad debt of a row is."""
 _WHICH = {SIMULATED: "after liquidation", MEASURED: "if nothing is closed"}
+ELSEWHERE = (
+    "A run does not know coverage and zone of a set (pmstress backtest) or the probability of "
+    "overfitting of a choice (pmstress calibrate): they are on the pages of these commands."
+)
 _Row = dict[str, float]
 _Draw = Callable[[_Row], tuple[str, str]]
 _Metric = tuple[str, str, _Draw]
@@ -35,6 +39,27 @@ def _amount(key: str, accounts: str) -> _Draw:
         return text.usd(row[key]), text.plural(int(row[accounts]), "account")
 
     return draw
+
+
+def _none_below(row: _Row) -> tuple[str, str]:
+    """Bad debt of a day that one in a hundred exceeds, with the quantiles below it."""
+    if text.is_missing(row["bad_debt_day_q99_usd"]):
+        return text.NONE, ""
+    lower = ", ".join(
+        f"{q}{text.SPACE}%: {text.usd(row[f'bad_debt_day_q{q}_usd'])}" for q in (95, 50)
+    )
+    return text.usd(row["bad_debt_day_q99_usd"]), lower
+
+
+def _deleveraged(row: _Row) -> tuple[str, str]:
+    return text.usd(row["adl_usd"]), text.plural(row["adl_account_times"], "account-time")
+
+
+def _rise(row: _Row) -> tuple[str, str]:
+    value = row["largest_5_day_step_frac"]
+    if text.is_missing(value):
+        return text.NONE, "window too short"
+    return f"{'+' if value > 0 else ''}{text.percent(value)}", ""
 
 
 def _times(value: float) -> str:
@@ -66,6 +91,7 @@ _UNTOUCHED: tuple[_Metric, ...] = (
         _amount("bad_debt_usd", "bad_debt_accounts"),
     ),
     ("Largest of one account", "if nothing is closed", _plain("bad_debt_largest_usd", text.usd)),
+    ("Average of one account", "of those that owe", _plain("bad_debt_average_usd", text.usd)),
     ("Liquidated, never below zero", "equity stays positive if left alone", _solvent),
 )
 """Where a run only measures: what accounts owe that are left as they are."""
@@ -76,6 +102,11 @@ _SIMULATED: tuple[_Metric, ...] = (
         _amount("bad_debt_usd", "bad_debt_accounts"),
     ),
     ("Largest of one account", "after liquidation", _plain("bad_debt_largest_usd", text.usd)),
+    ("Average of one account", "of those that owe", _plain("bad_debt_average_usd", text.usd)),
+    ("Bad debt of a day, 99 %", "quantiles over the days of the window", _none_below),
+    ("Paid by the fund", "of that bad debt", _plain("fund_draw_usd", text.usd)),
+    ("Deleveraging", "profit that accounts gave up for it", _deleveraged),
+    ("Unfunded", "paid by nobody", _plain("unfunded_usd", text.usd)),
     ("Liquidated, nothing owed", "closing them was paid for by their equity", _solvent),
 )
 """Where liquidation happens: what it left behind."""
@@ -110,6 +141,16 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
             "Difference per account",
             "percentage points; paired 95 % interval",
             _with_interval("difference_frac", text.points, "points"),
+        ),
+        (
+            "Difference per account-day",
+            "in episodes; paired 95 % interval",
+            _with_interval("difference_day", text.significant, "number"),
+        ),
+        (
+            "Difference per notional",
+            "percentage points; paired 95 % interval",
+            _with_interval("difference_notional_frac", text.points, "points"),
         ),
         (
             "Newly liquidated",
@@ -166,6 +207,11 @@ _METRICS: dict[str, tuple[_Metric, ...]] = {
             "largest / smallest MMR / gross notional",
             _plain("peak_to_trough", _times),
         ),
+        (
+            "Margin rate, largest 5-day rise",
+            "of MMR / gross notional, over exactly 5 days",
+            _rise,
+        ),
     ),
 }
 
@@ -190,7 +236,9 @@ def decision_table(summary: pd.DataFrame) -> PageTable:
                 [Cell(name, note=note), *(Cell(s, note=n, role="number") for s, n in drawn)]
             )
             groups.append(group)
-    return PageTable("All sets side by side", headings, rows, sortable=False, groups=groups)
+    return PageTable(
+        "All sets side by side", headings, rows, ELSEWHERE, sortable=False, groups=groups
+    )
 
 
 def _numbers(record: Mapping[str, object]) -> _Row:

@@ -16,6 +16,7 @@ from .reader import Results
 
 
 _PAID = {"from_fund_usd": "fund", "from_adl_usd": "deleveraging", "unfunded_usd": "unfunded"}
+_DUE = "deleveraging due"
 _HATCHES = ("", "///", "xxx")
 
 
@@ -48,9 +49,11 @@ def _draw_fund(axis: Axes, results: Results, name: str, color: str) -> None:
     """Balance of a set, and dotted the one at which deleveraging is due."""
     clock = times(results).tz_convert(None).to_numpy()
     k = theme.SET_COLORS.index(color)
+    # One legend entry says what dotted lines are; their colour says whose.
+    is_said = any(line.get_label() == _DUE for line in axis.lines)
     for values, look, label in (
-        (fund_balances(results, name), theme.set_style(k), theme.label(name, 20)),
-        (adl_trigger(results, name), (0, (1, 2)), f"{theme.label(name, 20)}: deleveraging"),
+        (fund_balances(results, name), theme.set_style(k), theme.label(name)),
+        (adl_trigger(results, name), (0, (1, 2)), "_" if is_said else _DUE),
     ):
         if np.isfinite(values).all():
             at = corners(values)

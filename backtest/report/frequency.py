@@ -175,3 +175,21 @@ def peak_to_trough(results: Results, parameter_set: str) -> float:
     held = (gross > 0) & (margin > 0)
     path = margin[held] / gross[held]
     return float(path.max() / path.min()) if len(path) else float("nan")
+
+
+def largest_rise(results: Results, parameter_set: str, days: int) -> float:
+    """Largest rise of margin / gross notional over exactly so many days, a fraction.
+
+    NaN where the window is not longer, days are no multiple of the interval, or no two times so
+    far apart have positions.
+    """
+    frame = by_time(results, parameter_set)
+    margin, gross = (frames.numbers(frame, c) for c in ("total_mmr", "gross_notional_usd"))
+    held = (gross > 0) & (margin > 0)
+    path = np.divide(margin, gross, out=np.full_like(margin, np.nan), where=held)
+    step = days * DAY / results.interval_seconds
+    if step != int(step) or not 0 < step < len(path):
+        return float("nan")
+    rises = path[int(step) :] / path[: -int(step)] - 1.0
+    known = rises[np.isfinite(rises)]
+    return float(known.max()) if len(known) else float("nan")

@@ -13,7 +13,7 @@ from .reader import Results
 
 
 SECONDS_PER_DAY = 86_400.0
-CONFIDENCES = (0.95, 0.99)
+CONFIDENCES = (0.5, 0.95, 0.99)
 
 
 def has_liquidations(results: Results) -> bool:

@@ -151,6 +151,7 @@ _RISK = (
     SET,
     Column("measure", "Measure"),
     Column("days", "Days", cells.count),
+    Column("q50_usd", "50 %", cells.money),
     Column("q95_usd", "95 %", cells.money),
     Column("q99_usd", "99 %", cells.money),
     Column("worst_usd", "Worst day", cells.money),

@@ -1,28 +1,18 @@
 """Tables of the report as plain data frames: raw numbers, units in the column names."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from . import frames
 from .account_stats import BREAK_EVEN_POINTS, LEVEL_GRID, THETA_GRID, account_stats
 from .accounts import listed
 from .attribution import attribution_table, daily_change_table, has_units
-from .bootstrap import Estimate
 from .break_even import elasticity_table, has_break_even, near_flip_table, near_groups
 from .classifier import classifier_table
 from .compare import Pairing, flip_table, flipped_accounts, pairing
 from .concentration import concentration_tables
 from .dated import period_table, step_table, switch_table
-from .decision import MEASURED, SIMULATED
 from .frequency import (
-    average_margin,
     by_time,
-    effective_accounts,
-    peak_to_trough,
-    rate_differences,
-    rates,
 )
 from .impact import impact_tables
 from .liquidation_calendar import calendar_tables
@@ -37,94 +27,8 @@ from .procyclicality import (
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .reverse import has_reverse_stress, nearest_table
+from .summary import or_nan, summary_table as summary_table
 from .triggers import trigger_stats
-
-
-_PAIRED_COUNTS = ("newly_liquidated", "newly_saved", "both", "neither")
-
-
-def summary_table(
-    results: Results, champion: str | None = None, challengers: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """The comparison of all sets (or of the sets named), one row each, the champion first.
-
-    ``bad_debt_`` columns are equity below zero where nothing is closed (``liquidation`` =
-    ``measured``), and what liquidations wrote off where they were ``simulated``, before fund and
-    deleveraging; ``liquidated_never_below_zero`` counts who was liquidated without any.
-    Fractions end in ``_frac``, amounts in ``_usd``; ``_low`` and ``_high`` bound the 95 % interval;
-    ``difference_`` columns are challenger less champion. NaN (null in counts) where there is no
-    such number.
-    """
-    first = results.champion if champion is None else results.check_set(champion)
-    others = [n for n in results.set_names if n != first] if challengers is None else challengers
-    names = [first, *(results.check_set(n) for n in others)]
-    frame = pd.DataFrame([_summary_row(results, name, first) for name in names])
-    return frame.astype(dict.fromkeys(_PAIRED_COUNTS, "Int64"))
-
-
-def _summary_row(results: Results, name: str, champion: str) -> dict[str, object]:
-    stats, trigger, rate = (
-        account_stats(results, name),
-        trigger_stats(results, name),
-        rates(results, name),
-    )
-    row: dict[str, object] = {
-        "parameter_set": name,
-        "role": "champion" if name == champion else "challenger",
-        "accounts_scored": stats.scored,
-        "accounts_liquidated": stats.liquidated,
-        **_estimate("per_account_frac", rate.per_account),
-        "effective_accounts": effective_accounts(results, name) or np.nan,
-        "episodes": stats.episodes,
-        **_estimate("per_account_day", rate.per_account_day),
-        "liquidated_notional_usd": frames.total(by_time(results, name), "liquidated_notional_usd"),
-        **_estimate("per_notional_frac", rate.per_notional),
-        "liquidation": SIMULATED if has_liquidations(results) else MEASURED,
-        "liquidated_never_below_zero": stats.liquidated_solvent,
-        "bad_debt_usd": stats.bad_debt_usd,
-        "bad_debt_accounts": stats.bad_debt_accounts,
-        "bad_debt_largest_usd": stats.bad_debt_largest_usd,
-        "interest_usd": stats.interest_usd,
-        "converted_usd": stats.converted_usd,
-        "converted_accounts": stats.converted_accounts,
-        "shortfall_at_trigger_usd": trigger.shortfall_usd,
-        "shortfall_at_trigger_accounts": trigger.shortfall_accounts,
-        "equity_at_trigger_frac": trigger.cushion_median,
-        "lead_to_zero_seconds": trigger.lead_median_seconds,
-        "average_mmr_frac": average_margin(results, name),
-        "average_imr_frac": average_margin(results, name, "total_imr"),
-        "peak_to_trough": peak_to_trough(results, name),
-    }
-    return row | _paired_columns(results, champion, name)
-
-
-def _paired_columns(results: Results, champion: str, name: str) -> dict[str, object]:
-    if name == champion:
-        columns = (*_PAIRED_COUNTS, "mcnemar_statistic", "mcnemar_p")
-        return dict.fromkeys(columns, np.nan) | _estimate("difference_frac", Estimate(np.nan))
-    pair = pairing(results, champion, name)
-    difference = rate_differences(results, champion, name)
-    return {
-        "newly_liquidated": pair.only_challenger,
-        "newly_saved": pair.only_champion,
-        "both": pair.both,
-        "neither": pair.neither,
-        "mcnemar_statistic": _or_nan(pair.test.statistic),
-        "mcnemar_p": _or_nan(pair.test.p_value),
-        **_estimate("difference_frac", difference.per_account),
-    }
-
-
-def _estimate(name: str, value: Estimate) -> dict[str, object]:
-    return {
-        name: value.value,
-        f"{name}_low": _or_nan(value.low),
-        f"{name}_high": _or_nan(value.high),
-    }
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 def pairing_table(results: Results) -> pd.DataFrame:
@@ -145,9 +49,9 @@ def _pairing_row(pair: Pairing) -> dict[str, object]:
         "newly_liquidated": pair.only_challenger,
         "neither": pair.neither,
         "not_paired": pair.not_paired,
-        "mcnemar_statistic": _or_nan(pair.test.statistic),
-        "mcnemar_p": _or_nan(pair.test.p_value),
-        "exact_p": _or_nan(pair.test.exact_p_value),
+        "mcnemar_statistic": or_nan(pair.test.statistic),
+        "mcnemar_p": or_nan(pair.test.p_value),
+        "exact_p": or_nan(pair.test.exact_p_value),
     }
 
 

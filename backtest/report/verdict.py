@@ -25,6 +25,9 @@ from .triggers import trigger_stats
 LOOSER, STRICTER, MIXED, SAME, UNKNOWN = "looser", "stricter", "mixed", "no change", "no answer"
 _MARGIN_STEP = 0.005  # a relative change of average margin below this is called no change
 
+SEEN_ERRORS = 2.8
+"""Standard errors of a difference that is seen at 5 % four times in five: 1.96 + 0.84."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -198,6 +201,7 @@ def caveats(results: Results) -> list[str]:
     """What a reader must know before acting on the numbers, the gravest first."""
     notes = [*_failed(results), *_gaps(results), *_start(results)]
     notes += [_assumed(results), _models(results), _model(results), _uncertainty(results)]
+    notes.append(_power(results))
     return [n for n in notes if n]
 
 
@@ -323,4 +327,19 @@ def _uncertainty(results: Results) -> str:
     scored = number(account_stats(results, results.champion).scored)
     return (
         f"{note}: the {scored} accounts tell as much as about {number(effective)} independent ones."
+    )
+
+
+def _power(results: Results) -> str:
+    """The smallest difference that a window like this one would have shown."""
+    found = []
+    for name in results.challengers:
+        error = rate_differences(results, results.champion, name).per_account.std_error
+        if error:
+            found.append(f"{text.points(SEEN_ERRORS * error, signed=False)} for {quote(name)}")
+    if not found:
+        return ""
+    return (
+        "Power: a difference in the share of accounts liquidated that is smaller than this would "
+        f"be missed more often than one time in five: {text.listing(found, 4)}."
     )

@@ -97,7 +97,7 @@ def test_it_is_the_trigger_that_the_ledger_asks_for(results: Results):
 def test_the_figure_draws_both(results: Results):
     top, bottom = figure_fund(results).axes
     labels = [str(line.get_label()) for line in top.lines]
-    assert labels == ["today", "today: deleveraging"]
+    assert labels == ["today", "deleveraging due"]
     assert np.asarray(top.lines[0].get_ydata()).tolist() == [100.0, 110.0, 90.0, 78.0, 0.0, 0.0]
     bars: list[Any] = list(bottom.patches)
     assert sum(bar.get_height() for bar in bars) == pytest.approx(112.0)
