@@ -47,6 +47,8 @@ from kernels.records import NULL_CURRENCY, NUM_QUOTES, OPTION, Contract
 
 NUMBERS = ("open_interest_frac", "fund_draw_usd")
 """What is measured of a scenario: share of gross notional liquidated, and what is uncovered."""
+AMOUNTS = ("liquidated_usd", "fund_draw_usd", "accounts_liquidated")
+"""The same as amounts: gross notional before the move, what is uncovered, accounts."""
 TABLE, NET_TABLE = "reverse_stress", "reverse_stress_net"
 """Tables of ``report_data``: the nearest scenarios, and all that were looked at."""
 
@@ -153,10 +155,26 @@ class Shocks:
 
     def __call__(self, points: Points) -> Float[np.ndarray, "scenario number"]:
         """Share of open interest liquidated and draw on the fund, USD, of each scenario."""
-        parts = [np.zeros((0, len(NUMBERS)))]
+        found = self.amounts(points)[:, : len(NUMBERS)]
+        found[:, 0] /= self.gross_usd or 1.0
+        return found
+
+    @property
+    def gross_usd(self) -> float:
+        """Gross notional of all priced accounts before the move."""
+        return sum(float(np.nansum(x)) for x in self._gross)
+
+    @property
+    def accounts(self) -> int:
+        """Priced accounts."""
+        return sum(int(np.isfinite(x).sum()) for x in self._gross)
+
+    def amounts(self, points: Points) -> Float[np.ndarray, "scenario amount"]:
+        """``AMOUNTS`` of each scenario."""
+        parts = [np.zeros((0, len(AMOUNTS)))]
         for start in range(0, len(points), self._size):
             some = points[start : start + self._size]
-            parts.append(self._numbers(np.resize(some, (self._size, 2)))[: len(some)])
+            parts.append(self._amounts(np.resize(some, (self._size, 2)))[: len(some)])
         return np.concatenate(parts)
 
     @cached_property
@@ -168,16 +186,15 @@ class Shocks:
             found.append(np.where(priced, margin.field("gross_notional_usd")[0], np.nan))
         return found
 
-    def _numbers(self, points: Points) -> Float[np.ndarray, "scenario number"]:
+    def _amounts(self, points: Points) -> Float[np.ndarray, "scenario amount"]:
         level_at = float(self._record.account.liquidation_level)
-        total = np.zeros((len(points), len(NUMBERS)))
+        total = np.zeros((len(points), len(AMOUNTS)))
         for margin, before in zip(self._scored(points), self._gross, strict=True):
             gone = (margin.field("margin_level") <= level_at) & np.isfinite(before)
             cost = self._cost * margin.field("gross_notional_usd")
             short = np.maximum(cost - margin.field("equity_usd"), 0.0)
-            for k, amount in enumerate((before, short)):
+            for k, amount in enumerate((before, short, 1.0)):
                 total[:, k] += np.where(gone, amount, 0.0).sum(axis=1)
-        total[:, 0] /= sum(float(np.nansum(x)) for x in self._gross) or 1.0
         return total
 
     def _scored(self, points: Points) -> Iterator[Scores]:

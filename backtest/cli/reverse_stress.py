@@ -55,11 +55,13 @@ def reverse_stress(
 
     Moves are of prices and volatilities. Distance counts typical moves,
     sqrt((a2 - 2 r a b + b2) / (1 - r2)) with a and b the moves over their
-    typical sizes and r their correlation. Nothing reacts to the move: this is
-    the first round only.
+    typical sizes and r their correlation. Also what price moves of -50 % to
+    +50 % liquidate, volatilities unchanged. Nothing reacts to the move: this
+    is the first round only.
 
     Example: pmstress reverse-stress build/runs/demo --open-interest 0.1
     """
+    from backtest.calibration.liquidation_profile import liquidation_profile, save_profile
     from backtest.calibration.reverse_stress import (  # slow to import
         ReverseStress,
         reverse_stress as search,
@@ -76,8 +78,13 @@ def reverse_stress(
     asked = ReverseStress(
         shares, fund_usd, closing_cost, norm, most_distance=most, accounts=accounts
     )
-    found = search(config, asked, None if time is None else utc_time(time, "--time"))
+    when = None if time is None else utc_time(time, "--time")
+    found = search(config, asked, when)
     save(folder, found)
+    save_profile(
+        folder,
+        liquidation_profile(config, when, closing_cost_frac=closing_cost, accounts=accounts),
+    )
     for row in found[0].to_dict("records"):
         where = "not within reach"
         if not text.is_missing(row["distance"]):

@@ -35,6 +35,7 @@ from .liquidation_calendar import figure_calendar, has_calendar
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import figure_procyclicality, has_benchmarks
+from .profile import figure_profile, has_profile
 from .reader import Results
 from .reverse import figure_reverse_stress, has_reverse_stress
 from .sections import MOST_FLIPS
@@ -69,6 +70,7 @@ _OF_SOME_RUNS: dict[str, _Figure] = {
     "calendar": (has_calendar, figure_calendar),
     "concentration": (has_concentration, figure_concentration),
     "shapley": (has_units, figure_shapley),
+    "liquidation_profile": (has_profile, figure_profile),
     "procyclicality": (has_benchmarks, figure_procyclicality),
     "reverse_stress": (has_reverse_stress, figure_reverse_stress),
 }

@@ -41,6 +41,7 @@ _SINGLE = (
     "reverse_stress",
     "reverse_stress_net",
     "impact_tipping",
+    "liquidation_profile",
 )
 """Tables of one file in ``report_data``."""
 

@@ -18,6 +18,7 @@ from .liquidation_calendar import calendar_section
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
 from .procyclicality import has_benchmarks, procyclicality_section
+from .profile import profile_section
 from .quality import Check, checks, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .reverse import has_reverse_stress, reverse_section
@@ -56,6 +57,7 @@ def sections(results: Results) -> list[Section]:
         found.append(path_section(results))
     if has_benchmarks(results):
         found.append(procyclicality_section(results))
+    found.append(profile_section(results))
     if has_reverse_stress(results):
         found.append(reverse_section(results))
     found += [loss_section(results), quality_section(results)]

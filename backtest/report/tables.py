@@ -24,6 +24,7 @@ from .procyclicality import (
     response_table,
     tool_table,
 )
+from .profile import profile_tables
 from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .reverse import has_reverse_stress, nearest_table
@@ -277,7 +278,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["parameter_paths"] = path_table(results)
     tables |= _tables_of_some_runs(results)
     tables["largest_triggered"] = listed(results)
-    tables |= concentration_tables(results)
+    tables |= concentration_tables(results) | profile_tables(results)
     tables |= calendar_tables(results) | liquidation_tables(results) | impact_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
+from backtest.calibration.liquidation_profile import liquidation_profile, save_profile
 from backtest.calibration.nearest import LOWEST, Norm, cast, nearest
 from backtest.calibration.reverse_stress import (
     ReverseStress,
@@ -165,6 +166,41 @@ def test_accounts_after_a_move_are_those_of_the_reference(base: RunConfig, stand
         assert draw == pytest.approx(short[gone].sum(), rel=1e-9, abs=1e-6)
     assert 0.0 < found[1, 0] < 1.0
     assert found[:, 1].max() > 0.0
+
+
+@pytest.mark.slow
+def test_the_profile_is_that_of_the_reference(base: RunConfig, tmp_path: Path):
+    """Every account margined again by the reference after some of the moves."""
+    time, cost = world.TIMES[2], 0.02
+    found = liquidation_profile(base, time, closing_cost_frac=cost)
+    assert found["price_move_frac"].tolist() == pytest.approx(np.linspace(-0.5, 0.5, 41))
+    numbers = load_parameter_set(world.PARAMS).numbers()
+    dataset = Dataset.open(base.dataset.path)
+    portfolios = [
+        AccountHistory(dataset, base, world.name_of(k)).portfolio(time)
+        for k in range(world.NUM_ACCOUNTS)
+    ]
+    gross = np.array([gross_usd(p) for p in portfolios])
+    counts = set()
+    for row in found.iloc[[0, 8, 20, 28, 40]].to_dict("records"):
+        after = [moved(p, row["price_move_frac"], 0.0) for p in portfolios]
+        accounts = [reference.margin(p, numbers)["account"] for p in after]
+        levels = [a["margin_level"] for a in accounts]
+        gone = np.array([level is not None and level <= 1.0 for level in levels])
+        short = [
+            max(cost * gross_usd(p) - a["equity_usd"], 0.0)
+            for p, a in zip(after, accounts, strict=True)
+        ]
+        assert row["liquidated_usd"] == pytest.approx(gross[gone].sum(), rel=1e-9)
+        assert row["fund_draw_usd"] == pytest.approx(np.array(short)[gone].sum(), rel=1e-9)
+        assert row["accounts_liquidated"] == gone.sum()
+        assert row["gross_notional_usd"] == pytest.approx(gross.sum(), rel=1e-9)
+        assert row["accounts"] == len(portfolios)
+        counts.add(int(gone.sum()))
+    assert len(counts) > 2
+    save_profile(tmp_path, found)
+    again = pd.read_parquet(tmp_path / "report_data" / "liquidation_profile.parquet")
+    assert again["liquidated_usd"].tolist() == found["liquidated_usd"].tolist()
 
 
 def gross_usd(portfolio: dict[str, Any]) -> float:
