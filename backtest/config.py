@@ -158,6 +158,8 @@ class LiquidationSection(Section):
     """The insurance fund at the start; that of the file if absent."""
     adl_policy: Literal["none", "queue", "pro_rata", "capped"] | None = None
     """How accounts with profit are deleveraged; as in the file if absent."""
+    compare_policies: bool = False
+    """Who pays the same losses under every way to deleverage too: a table beside the others."""
     impact_model: Literal["none", "linear", "square_root", "depth"] | None = None
     """How liquidations move prices; as in the file if absent."""
     impact_scale: Annotated[float, Field(ge=0, le=1e6)] = 1.0

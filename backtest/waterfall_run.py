@@ -82,6 +82,16 @@ GIVEN = (
 )
 ADL_SCHEMA = pa.schema([*WHO, *((name, NUMBER) for name in GIVEN)])
 """Columns of ``deleveraged``: what each account gave up, and its margin level with it."""
+POLICY_SCHEMA = pa.schema(
+    [
+        *FUND_SCHEMA,
+        ("policy", NAME),
+        ("largest_haircut_usd", NUMBER),
+        ("largest_closed_frac", NUMBER),
+    ]
+)
+"""Columns of ``adl_policies``: the waterfall under a way to deleverage, and what hit one account
+hardest. Losses are the same under all: deleveraging changes no account's later path."""
 TOTAL_SCHEMA = pa.schema(
     [
         ("parameter_set", NAME),
@@ -123,6 +133,26 @@ def write_waterfall(context: ReplayContext, out: Path) -> None:
             ("liquidation_totals", totals(rows), TOTAL_SCHEMA),
         ):
             write_table(out / folder / file, pa.Table.from_pylist(content, schema=schema))
+        if context.config.liquidation.compare_policies:
+            compared = [row for p in POLICIES for row in _under_policy(context, s, rows, p)]
+            table = pa.Table.from_pylist(compared, schema=POLICY_SCHEMA)
+            write_table(out / "adl_policies" / file, table)
+
+
+def _under_policy(context: ReplayContext, s: int, rows: Rows, policy: str) -> Rows:
+    """The waterfall of a set if accounts with profit were deleveraged so."""
+    ledger = _Ledger(context, s, policy)
+    for time, group in groupby(rows, key=lambda row: row["time"]):
+        ledger.add(time, list(group))
+    found = []
+    for row in ledger.times:
+        gave = [one for one in ledger.given if one["time"] == row["time"]]
+        hardest = {
+            "largest_haircut_usd": max((one["haircut_usd"] for one in gave), default=0.0),
+            "largest_closed_frac": max((one["closed_frac"] for one in gave), default=0.0),
+        }
+        found.append({**row, "policy": policy, **hardest})
+    return found
 
 
 def liquidated_rows(out: Path, name: str) -> Rows:
@@ -168,11 +198,16 @@ def _total(mine: Rows) -> dict[str, Any]:
 
 
 class _Ledger:
-    """The fund of one parameter set through time, and rows of all that it paid."""
+    """The fund of one parameter set through time, and rows of all that it paid.
 
-    def __init__(self, context: ReplayContext, s: int) -> None:
+    With a ``policy``: if accounts with profit were deleveraged so; then nobody is margined again.
+    """
+
+    def __init__(self, context: ReplayContext, s: int, policy: str | None = None) -> None:
         self.context, self.set = context, s
-        self.rules = context.simulators[s].numbers
+        self.rules, self._margins_again = context.simulators[s].numbers, policy is None
+        if policy is not None:
+            self.rules = self.rules | {"adl": self.rules["adl"] | {"policy": policy}}
         assert self.rules["adl"]["policy"] in POLICIES
         self.fund = Fund.of(float(self.rules["fund"]["start_usd"]))
         self.times: Rows = []
@@ -252,9 +287,10 @@ class _Ledger:
             return
         share = np.zeros(len(haircut))
         share[gave] = np.minimum(1.0, haircut[gave] / found.winners.profit_usd[gave])
-        levels = found.levels(share)
+        levels = found.levels(share) if self._margins_again else {}
         for k in gave.tolist():
             account = str(found.names[k])
+            before, after = levels.get(account, (None, None))
             self.given.append(
                 {
                     "parameter_set": self.context.set_names[self.set],
@@ -264,8 +300,8 @@ class _Ledger:
                     "profit_usd": float(found.winners.profit_usd[k]),
                     "closed_frac": float(share[k]),
                     "equity_before_usd": float(found.winners.equity_usd[k]),
-                    "level_before": levels[account][0],
-                    "level_after": levels[account][1],
+                    "level_before": before,
+                    "level_after": after,
                 }
             )
             for instrument in found.legs[account]:

@@ -98,7 +98,7 @@ _UNTOUCHED: tuple[_Metric, ...] = (
 _SIMULATED: tuple[_Metric, ...] = (
     (
         "Bad debt after liquidation",
-        "before fund and deleveraging; who paid is under Liquidations",
+        "before fund and deleveraging pay for it",
         _amount("bad_debt_usd", "bad_debt_accounts"),
     ),
     ("Largest of one account", "after liquidation", _plain("bad_debt_largest_usd", text.usd)),

@@ -34,6 +34,7 @@ from .impact import figure_impact, has_impact
 from .liquidation_calendar import figure_calendar, has_calendar
 from .liquidations import has_liquidations
 from .paths import sets_with_paths
+from .policies import figure_policies, has_policies
 from .procyclicality import figure_procyclicality, has_benchmarks
 from .profile import figure_profile, has_profile
 from .reader import Results
@@ -68,6 +69,7 @@ LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
 _Figure = tuple[Callable[[Results], bool], Callable[[Results], Figure]]
 _OF_SOME_RUNS: dict[str, _Figure] = {
     "calendar": (has_calendar, figure_calendar),
+    "adl_policies": (has_policies, figure_policies),
     "concentration": (has_concentration, figure_concentration),
     "shapley": (has_units, figure_shapley),
     "liquidation_profile": (has_profile, figure_profile),

@@ -117,7 +117,7 @@ def calendar_section(results: Results) -> Section:
     table = page_table(
         window_table(results), window_columns(results), "Worst windows", note=WINDOW_RULE
     )
-    intro = f"USD liquidated are the {what_is_liquidated(results)}."
+    intro = f"USD liquidated: {what_is_liquidated(results)}."
     return Section("calendar", title, intro, pictures, [table])
 
 

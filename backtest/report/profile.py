@@ -53,7 +53,8 @@ def profile_section(results: Results) -> Section:
     intro = (
         f"All accounts as they stand on {when}, margined again in full after marks and indices of "
         "all coins have moved by one fraction; options are revalued at unchanged volatilities, "
-        "stablecoins stay. First round only: no price reacts, and nobody is closed on the way."
+        "stablecoins stay. First round only: no price reacts, and nobody is closed on the way. A "
+        "hedged book may be safer after a move than before it, so curves may fall."
     )
     caption = (
         "Top: gross notional, before the move, of the accounts that it leaves at or below the "

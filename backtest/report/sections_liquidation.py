@@ -1,6 +1,6 @@
 """Sections on liquidations: as they happened where a run simulated them, else as a classifier."""
 
-from . import cells, text
+from . import cells, policies, text
 from .cells import Column, page_table
 from .classifier import classifier_table, horizon_of
 from .fund import adl_rules
@@ -34,7 +34,8 @@ def liquidation_section(results: Results) -> Section:
             over_sets(results, ledger),
             _LEDGER,
             "Who paid",
-            note="Loss = fund + deleveraging + unfunded, to the cent at every time.",
+            note="Loss = fund + deleveraging + unfunded, to the cent at every time."
+            + ("" if results.has(policies.TABLE) else f" {policies.NOT_COMPARED}"),
         ),
         page_table(
             over_sets(results, risk),
@@ -51,6 +52,10 @@ def liquidation_section(results: Results) -> Section:
             "never liquidated are censored when they were last scored.",
         ),
     ]
+    if policies.has_policies(results):
+        pictures.insert(1, Picture(policies.TABLE, policies.CAPTION))
+        compared = over_sets(results, policies.policies)
+        tables.insert(3, page_table(compared, policies.COLUMNS, "Ways to deleverage"))
     return Section("liquidations", "Liquidations", intro, pictures, tables)
 
 

@@ -18,6 +18,7 @@ from .impact import impact_tables
 from .liquidation_calendar import calendar_tables
 from .liquidations import has_liquidations, liquidation_tables
 from .paths import path_table, sets_with_paths
+from .policies import policy_tables
 from .procyclicality import (
     has_benchmarks,
     procyclicality_table,
@@ -278,7 +279,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         tables["parameter_paths"] = path_table(results)
     tables |= _tables_of_some_runs(results)
     tables["largest_triggered"] = listed(results)
-    tables |= concentration_tables(results) | profile_tables(results)
+    tables |= concentration_tables(results) | profile_tables(results) | policy_tables(results)
     tables |= calendar_tables(results) | liquidation_tables(results) | impact_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)
