@@ -20,6 +20,7 @@ from backtest.reference.liquidation_trades import account_of
 from backtest.reference.waterfall import Fund
 from backtest.report.account_stats import account_stats
 from backtest.report.build import build_report
+from backtest.report.fund import AdlRules, adl_rules
 from backtest.report.reader import Results
 from backtest.report.tables import summary_table
 from backtest.report.terminal import summary_rows
@@ -187,6 +188,7 @@ def test_the_report_shows_them(out: Path):
     page = files.page.read_text(encoding="utf-8")
     assert "What became of liquidated accounts" in page
     assert {"fund.png", "survival.png"} <= {file.name for file in files.figures}
+    assert adl_rules(Results(out), "today") == AdlRules("queue", 0.3, 1 / 3)
 
     def table(name: str) -> list[dict[str, Any]]:
         return pd.read_parquet(out / "report" / "tables" / f"{name}.parquet").to_dict("records")
