@@ -51,8 +51,14 @@ def ensure_dataset(config: RunConfig, say: Callable[[str], None]) -> Dataset:
     return dataset
 
 
+ADDED_LATER = ("stay",)
+"""Keys that older datasets do not know: where they are not set, nothing has changed."""
+
+
 def _section_hash(section: BaseModel) -> str:
-    text = json.dumps(section.model_dump(mode="json"), sort_keys=True)
+    keys = section.model_dump(mode="json")
+    known = {key: value for key, value in keys.items() if key not in ADDED_LATER or value}
+    text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
