@@ -1,6 +1,6 @@
 """What accounts carry from one window to the next: kernel states and values for the reports."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -23,8 +23,15 @@ WRITTEN_OFF = "written_off_usd"
 """What liquidation has written off of each account so far; only where a run simulates it."""
 
 
-def flat(state: AccountState) -> dict[str, np.ndarray]:
-    """The arrays of a state by name, as a cell saves them."""
+FOR_REPORTS = ("worst_", "lowest_", "theta_")
+"""Beginnings of the names of arrays that no later time reads: they are for the tables."""
+
+
+def flat(state: AccountState, *, details: bool = True) -> dict[str, np.ndarray]:
+    """The arrays of a state by name, as a cell saves them; no copies.
+
+    ``details``: with what is for the tables alone.
+    """
     arrays: dict[str, np.ndarray] = {}
     for name in AccountState.__dataclass_fields__:
         value = getattr(state, name)
@@ -32,39 +39,36 @@ def flat(state: AccountState) -> dict[str, np.ndarray]:
             arrays |= {f"{name}_{charge}": of_charge for charge, of_charge in value.items()}
         else:
             arrays[name] = value
-    return arrays
-
-
-def unflat(arrays: dict[str, np.ndarray], model: MarginModel) -> AccountState:
-    """The state whose arrays a cell saved."""
-    fields: dict[str, Any] = {}
-    for name in AccountState.__dataclass_fields__:
-        if name in arrays:
-            fields[name] = arrays[name].copy()
-        else:
-            fields[name] = {c: arrays[f"{name}_{c}"].copy() for c in model.charges}
-    return AccountState(**fields)
+    return {k: x for k, x in arrays.items() if details or not k.startswith(FOR_REPORTS)}
 
 
 def reindexed(
     before: Cell | None, known: np.ndarray, model: MarginModel, *, multipliers: bool
 ) -> AccountState:
-    """States of the known accounts: those of the cell before, fresh ones for newcomers."""
+    """States of the known accounts: those of the cell before, fresh ones for newcomers.
+
+    What a cell leaves out is fresh.
+    """
     fresh = initial_state(len(known), model, multipliers=multipliers)
     if before is not None:
-        put(fresh, np.searchsorted(known, before.accounts), unflat(before.state, model))
+        at, arrays = np.searchsorted(known, before.accounts), flat(fresh)
+        for name, values in before.state.items():
+            arrays[name][at] = values
     return fresh
 
 
-def reindexed_extra(before: Cell | None, known: np.ndarray) -> dict[str, np.ndarray]:
+def reindexed_extra(
+    before: Cell | None, known: np.ndarray, *, details: bool = True
+) -> dict[str, np.ndarray]:
     """Values for the reports of the known accounts, carried on from the cell before."""
-    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in START_FIELDS}
+    starts = START_FIELDS if details else ()
+    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in starts}
     extra["segment"] = np.full(len(known), -1)
     extra["quarantined_ids"] = np.asarray([], dtype=str)
     extra["quarantined_times"] = np.asarray([], dtype=np.int64)
     if before is not None:
         at = np.searchsorted(known, before.accounts)
-        for name in (*START_FIELDS, "segment"):
+        for name in (*starts, "segment"):
             extra[name][at] = before.extra[name]
         if WRITTEN_OFF in before.extra:
             extra[WRITTEN_OFF] = np.zeros(len(known))

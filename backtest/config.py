@@ -60,6 +60,10 @@ class ReplaySection(Section):
     break_even: bool = True
     """Break-even multipliers of every charge and account: a quarter of the time, and the report's
     curves of how close accounts were."""
+    details: bool = True
+    """Rows that a report needs and a calibration does not read. Without them a run saves its
+    summary, when each account was first liquidated, and equity and notional of liquidation events.
+    """
     min_equity_usd: Annotated[float, Field(ge=0)] | None = None
     """Accounts with less undiscounted equity at the start of their snapshot are left out."""
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from backtest.bare_rows import bare_accounts
 from backtest.batching import Batch, Snapshot, Terms
 from backtest.cells import Cell, CellStore, safe_name
 from backtest.config import RunConfig
@@ -379,8 +380,10 @@ class BucketReplay:
         return self._loaded.portfolios.segment[accounts]
 
     def _write_accounts(self, s: int, cell: Cell) -> None:
-        name = f"{safe_name(self.context.set_names[s])}-b{self.bucket:05d}.parquet"
-        table = account_table(
-            self.context.set_names[s], self.plan, cell, self.context.rules[s].model
-        )
-        write_table(self.context.out / "accounts" / name, table)
+        name = self.context.set_names[s]
+        if self.config.replay.details:
+            table = account_table(name, self.plan, cell, self.context.rules[s].model)
+        else:
+            table = bare_accounts(name, self.plan, cell)
+        file = f"{safe_name(name)}-b{self.bucket:05d}.parquet"
+        write_table(self.context.out / "accounts" / file, table)

@@ -124,11 +124,13 @@ def sorted_rows(tables: list[pa.Table]) -> pa.Table:
     return table.take(np.lexsort((when, account)))
 
 
-def _times(values_us: np.ndarray) -> pa.Array:
+def time_array(values_us: np.ndarray) -> pa.Array:
+    """Microseconds since 1970 as times of a column."""
     return pa.array(values_us.astype("int64"), pa.int64()).cast(TIME)
 
 
-def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+def as_table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """Columns by name, arrays of either kind, as a table of a schema."""
     arrays = [
         pa.array(columns[f.name], from_pandas=True).cast(f.type)
         if not isinstance(columns[f.name], pa.Array)
@@ -171,9 +173,9 @@ def trace_table(
             columns[name] = np.where(status == unpriced, np.nan, columns[name])
     columns["parameter_set"] = pa.array([replay.context.set_names[s]] * count)
     columns["account_id"] = pa.array(np.tile(names[chosen], len(grid)).tolist())
-    columns["time"] = _times(np.repeat(grid, len(chosen)))
+    columns["time"] = time_array(np.repeat(grid, len(chosen)))
     columns["status"] = pa.array(np.asarray(STATUS_NAMES)[status].tolist())
-    return _table(columns, _trace_schema(names_of_levels))
+    return as_table(columns, _trace_schema(names_of_levels))
 
 
 def event_tables(
@@ -210,7 +212,7 @@ def event_tables(
         columns["account_id"] = pa.array(names[who].tolist())
         codes = replay.segment_codes(batch.accounts[who])
         columns["segment"] = pa.array([replay.plan.segments[k] for k in codes])
-        columns["time"] = _times(replay.plan.times_us[window.first + when])
+        columns["time"] = time_array(replay.plan.times_us[window.first + when])
         columns["event"] = pa.array([event] * len(when))
         columns["stage"] = pa.nulls(len(when), pa.string())
         versions = None
@@ -221,7 +223,7 @@ def event_tables(
             versions = simulated.versions
         bound, of_units = _binding(replay, batch, when, who, priced, result.changes, versions)
         columns |= bound
-        parts.append(_table(columns, _event_schema(level_columns(model))))
+        parts.append(as_table(columns, _event_schema(level_columns(model))))
         if event == "liquidation":
             units = _unit_table(replay, parts[-1], of_units, tuple(model.charges))
     return (pa.concat_tables(parts) if parts else None), units
@@ -244,7 +246,7 @@ def _unit_table(
     names = replay.context.currencies.names
     columns["unit"] = pa.array([names[c] for c in units.coin], pa.string())
     columns |= {name: units.charges[:, k] for k, name in enumerate(charges)}
-    return _table(columns, _unit_schema(charges))
+    return as_table(columns, _unit_schema(charges))
 
 
 def _binding(
@@ -318,12 +320,25 @@ def _bound(
     return coin, charge, cell, _joined(parts)
 
 
+def first_rows(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Accounts of a cell, ascending, and the row of each in its states; -1 = never scored."""
+    ids = np.concatenate([cell.accounts, cell.extra["quarantined_ids"]])
+    ids, first = np.unique(ids, return_index=True)
+    return ids, np.where(first < len(cell.accounts), first, -1)
+
+
+def moments(index: np.ndarray, rows: np.ndarray, plan: Plan) -> pa.Array:
+    """Times of the run at the positions that some rows hold; null where either is -1."""
+    position, has = np.full(len(rows), -1), rows >= 0
+    position[has] = index[rows[has]]
+    at = plan.times_us[np.maximum(position, 0)]
+    return pa.array(at, pa.int64(), mask=position < 0).cast(TIME)
+
+
 def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.Table:
     """One row for each account of a bucket, from the last cell of a set."""
     state, extra = cell.state, cell.extra
-    ids = np.concatenate([cell.accounts, extra["quarantined_ids"]])
-    ids, first = np.unique(ids, return_index=True)
-    scored_row = np.where(first < len(cell.accounts), first, -1)
+    ids, scored_row = first_rows(cell)
     has = scored_row >= 0
     quarantined = dict(
         zip(extra["quarantined_ids"].tolist(), extra["quarantined_times"].tolist(), strict=True)
@@ -334,11 +349,6 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
         out[has] = values[scored_row[has]]
         return out
 
-    def moments(index: np.ndarray) -> pa.Array:
-        position = take(index, -1)
-        at = plan.times_us[np.maximum(position, 0)]
-        return pa.array(at, pa.int64(), mask=position < 0).cast(TIME)
-
     segment = take(extra["segment"], -1)
     level = take(state["worst_level"], np.inf)
     columns: dict[str, Any] = {
@@ -346,8 +356,8 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
         "account_id": pa.array(ids.tolist()),
         "segment": pa.array([plan.segments[k] for k in segment]),
         "quarantined": np.asarray([quarantined.get(k, 0) for k in ids.tolist()], np.int32),
-        "first_liquidation_time": moments(state["first_time"]),
-        "worst_time": moments(state["worst_time"]),
+        "first_liquidation_time": moments(state["first_time"], scored_row, plan),
+        "worst_time": moments(state["worst_time"], scored_row, plan),
         "worst_margin_level": np.where(np.isfinite(level), level, np.nan),
         "bad_debt_usd": take(_bad_debt_usd(cell), 0.0),
     }
@@ -363,7 +373,7 @@ def account_table(name: str, plan: Plan, cell: Cell, model: MarginModel) -> pa.T
         columns[f"theta_{charge}"] = take(state[f"theta_{charge}"], np.nan)
     for column in START_FIELDS:
         columns[column] = take(extra[column], np.nan)
-    return _table(columns, _account_schema(tuple(model.charges)))
+    return as_table(columns, _account_schema(tuple(model.charges)))
 
 
 def _bad_debt_usd(cell: Cell) -> np.ndarray:

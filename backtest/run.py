@@ -114,7 +114,7 @@ def run(
             reports, last = impact.replay(replay, say, on_round)
         clock.lap("replay")
         _write_tables(config, plan, dataset, out)
-        if config.liquidation.mode == "simulate":
+        if config.liquidation.mode == "simulate" and config.replay.details:
             write_waterfall(ReplayContext(config, plan, out, last.moves), out)
         moved = impact.write(last)
         clock.lap("summary")

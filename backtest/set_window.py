@@ -18,6 +18,7 @@ from backtest.account_state import (
     reindexed_ledger,
     take,
 )
+from backtest.bare_rows import bare_events
 from backtest.batching import Batch
 from backtest.cells import Cell, safe_name
 from backtest.durable import write_table
@@ -71,9 +72,11 @@ class SetWindow:
         self._state = reindexed(
             before, self._known, rules.model, multipliers=context.config.replay.break_even
         )
-        self._extra = reindexed_extra(before, self._known)
+        self._details = context.config.replay.details
+        self._extra = reindexed_extra(before, self._known, details=self._details)
         self._extra["segment"][self._mine] = loaded.portfolios.segment
-        self._first_seen = np.isnan(self._extra["start_equity_usd"])
+        if self._details:
+            self._first_seen = np.isnan(self._extra["start_equity_usd"])
         segments, times = len(replay.plan.segments), window.stop - window.first
         self._sums = np.zeros((times, segments, len(sum_columns(rules.model))), np.int64)
         self._rows: dict[str, list[Any]] = {"events": [], "event_units": [], "traces": []}
@@ -129,15 +132,19 @@ class SetWindow:
         self._settled += result.num_settled
         names = self.portfolios.snapshot.account_ids[part.batch.accounts]
         with replay.stages("write"):
-            found = part.batch, names, self._state, at, result, self.window, self.priced, simulated
-            of_batch = event_tables(replay, self.set, *found)
+            if self._details:
+                rows = part.batch, names, self._state, at, result, self.window, self.priced
+                of_batch = event_tables(replay, self.set, *rows, simulated)
+            else:
+                of_batch = bare_events(replay, self.set, names, result, self.window), None
             of_batch += (trace_table(replay, self.set, names, result, self.window),)
             for kept, table in zip(self._rows.values(), of_batch, strict=True):
                 kept.append(table)
         put(self._state, at, result.state)
         if self._ledger is not None and result.ledger is not None:
             put(self._ledger, at, result.ledger)
-        self._start_values(at, part.batch, result)
+        if self._details:
+            self._start_values(at, part.batch, result)
 
     def _ledger_after(self, before: Cell | None) -> Ledger | None:
         """What debts have moved before the window, None where the run moves nothing."""
@@ -197,7 +204,7 @@ class SetWindow:
         counts = {"in": total, "scored": scored, "unpriced": unpriced}
         cell = Cell(
             accounts=self._known,
-            state=flat(self._state),
+            state=flat(self._state, details=self._details),
             sums=self._sums,
             counts=counts | {"quarantined": len(quarantined) * times},
             files=files,

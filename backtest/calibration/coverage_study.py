@@ -92,6 +92,7 @@ def coverage_study(
         changes: dict[str, Any] = {
             "name": f"{config.name} {kind.value}",
             "parameter_sets": sets[folder],
+            "replay": config.replay.model_copy(update={"details": True}),
             "traces": TracesSection(accounts="all"),
             "report": ReportSection(),
         }

@@ -69,9 +69,8 @@ class Evaluator:
             return Series.read(file)
         names = [candidate_name(first + k) for k in range(len(points))]
         folder = self.out / "runs" / f"{number:05d}"
-        # Nobody asks for the multipliers of a candidate.
         sets = dict(zip(names, points, strict=True))
-        results = self.replay(folder, sets, break_even=False)
+        results = self.replay(folder, sets, details=False)
         objectives = self.config.objectives
         found = series_of(results, names, objectives.block, objectives.closing_cost_frac)
         digest = found.write(file)
@@ -80,18 +79,20 @@ class Evaluator:
         self.computed += 1
         return found
 
-    def replay(
-        self, folder: Path, sets: dict[str, np.ndarray], *, break_even: bool = True
-    ) -> Results:
-        """One run of some points by name, in one pass over the accounts."""
+    def replay(self, folder: Path, sets: dict[str, np.ndarray], *, details: bool = True) -> Results:
+        """One run of some points by name, in one pass over the accounts.
+
+        Without ``details`` it has what ``series_of`` reads, and nothing that a report needs.
+        """
         sections = []
         for name, point in sets.items():
             file = self.out / "sets" / f"{name}.toml"
             self.space.write(file, name, point)
             sections.append(SetSection(name=name, file=file))
+        rows = {"break_even": details, "details": details}
         changes: dict[str, Any] = {
             "name": f"{self.config.name} {folder.name}",
-            "replay": self.base.replay.model_copy(update={"break_even": break_even}),
+            "replay": self.base.replay.model_copy(update=rows),
             "parameter_sets": sections,
             "traces": TracesSection(),
             "report": ReportSection(champion=next(iter(sets))),

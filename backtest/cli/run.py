@@ -107,7 +107,9 @@ def run(
             patience=LEAVING_S if scheduler else 0.0,
         )
     _print(manifest, folder)
-    if not no_report:
+    if not settings.replay.details:
+        typer.echo("no report: replay.details is false")
+    elif not no_report:
         _report(folder)
 
 

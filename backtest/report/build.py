@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from backtest.errors import DataError
+
 from . import theme
 from .figures import shown
 from .html import render
@@ -32,8 +34,16 @@ def build_report(results: Results | str | Path) -> ReportFiles:
     Example:
         >>> build_report("runs/crash").page           # doctest: +SKIP
         PosixPath('runs/crash/report/index.html')
+
+    Raises:
+        DataError: the run saved no details.
     """
     results = results if isinstance(results, Results) else Results(results)
+    if not results.has_details:
+        raise DataError(
+            f"{results.path}: was replayed with replay.details = false, so it has no report; "
+            "a report needs true"
+        )
     target, fresh = results.path / "report", results.path / f".report-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "tables").mkdir(parents=True)

@@ -86,6 +86,12 @@ class Results:
             raise DataError(f"{self.path / 'manifest.json'}: a parameter set has no 'name'") from e
 
     @property
+    def has_details(self) -> bool:
+        """Whether the rows that a report needs were saved."""
+        replay = (self.manifest.get("config") or {}).get("replay") or {}
+        return bool(replay.get("details", True))
+
+    @property
     def named_champion(self) -> str | None:
         """The champion that the configuration names, None where it names none."""
         config = self.manifest.get("config") or {}

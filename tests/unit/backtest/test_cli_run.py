@@ -111,6 +111,16 @@ def test_defaults_and_quiet(
 
 
 @pytest.mark.usefixtures("calls")
+def test_a_run_without_details_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = Path(CONFIG).read_text().replace("[replay]", "[replay]\ndetails = false")
+    params = str(Path(CONFIG).parent / "params")
+    (tmp_path / "smoke.toml").write_text(text.replace("params/", f"{params}/"))
+    assert cli.call(["run", str(tmp_path / "smoke.toml"), "--out", str(tmp_path / "out")]) == 0
+    assert "no report: replay.details is false" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "report").exists()
+
+
+@pytest.mark.usefixtures("calls")
 def test_a_run_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["run", CONFIG, "--out", str(tmp_path / "out"), "--memory-limit", "800MB"]
     assert cli.call(words) == 2

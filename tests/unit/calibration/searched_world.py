@@ -81,9 +81,9 @@ def use_formula(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> 
     seen: list[list[str]] = []
 
     def replay(
-        self: Any, folder: Path, sets: dict[str, np.ndarray], *, break_even: bool = True
+        self: Any, folder: Path, sets: dict[str, np.ndarray], *, details: bool = True
     ) -> FakeResults:
-        assert break_even == (folder.name == whole.BUNDLE)
+        assert details == (folder.name == whole.BUNDLE)
         if len(seen) == stop_at:
             raise KeyboardInterrupt
         for name, point in sets.items():
