@@ -72,13 +72,13 @@ def _statistic(
     lags: int,
 ) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
     """Statistic, rank of X and number of times that count, of each row."""
+    if observed.shape[1] <= lags:
+        none = np.zeros(loss.shape[0], dtype=np.int64)
+        return none.astype(float), none, none
     hit = (loss > margin) - probability
     use = observed[:, lags:].copy()
     for lag in range(1, lags + 1):
         use &= observed[:, lags - lag : observed.shape[1] - lag]
-    if use.shape[1] == 0:
-        none = np.zeros(loss.shape[0], dtype=np.int64)
-        return none.astype(float), none, none
     last = observed.shape[1]
     squared = np.nan_to_num(loss[:, lags - 1 : last - 1]) ** 2
     columns = [

@@ -183,6 +183,12 @@ def test_dynamic_quantile_is_the_formula():
         assert found.statistic[0, row] == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("times", [1, 3, 4, 5])
+def test_dynamic_quantile_of_hardly_any_times_says_so(times: int):
+    found = dynamic_quantile(Outcomes(KIND, 0.05, np.arange(times), *np.ones((2, 1, 2, times))))
+    assert (found.verdict == Verdict.FEW_TIMES).all()
+
+
 def test_dynamic_quantile_without_breaches_or_data_says_so():
     outcomes = simulated(3, 100)
     loss = outcomes.loss_usd.copy()
