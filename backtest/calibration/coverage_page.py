@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from backtest.calibration.coverage_study import KINDS
+from backtest.calibration.coverage_exceptions import MOST
+from backtest.calibration.coverage_figures import figure_cumulative, figure_paths, figure_severity
+from backtest.calibration.coverage_study import GROUPINGS, KINDS
 from backtest.calibration.study_page import study_page
 from backtest.durable import write_bytes
 from backtest.errors import DataError
 from backtest.report import cells, frames, text, theme
-from backtest.report.cells import Column, page_table
+from backtest.report.cells import Column, PageTable, page_table
 from backtest.report.reader import Results
 from backtest.report.section import Picture, Section
 
@@ -27,6 +29,8 @@ _WHAT = {
     "depeg charge where no stablecoin moves; collateral in full. Loss: fall of equity; margin: "
     "the MMR of the derivatives.",
 }
+SHOWN = ("paths", "cumulative", "excess", "shortfalls", "exceptions")
+"""Tables of the figures and exceptions of each backtest."""
 _CAVEATS = (
     (
         "Portfolios are frozen: nobody trades, deposits or is liquidated. What becomes of an "
@@ -40,6 +44,11 @@ _CAVEATS = (
         "A margin that holds at 99 % of times and fails in one crash for everybody passes a count "
         "and fails its accounts: look at the largest exception and the regimes."
     ),
+    (
+        "A margin rule promises one number and no distribution of losses behind it. So there is no "
+        "probability integral transform, and no test of expected shortfall (Z2): they would test a "
+        "distribution that the rules do not name."
+    ),
 )
 
 
@@ -51,12 +60,14 @@ def build_coverage_page(folder: str | Path) -> Path:
     about = json.loads((folder / "coverage.json").read_text(encoding="utf-8"))
     files = {name: folder / "tables" / f"{name}.parquet" for name in KINDS}
     tables = {name: pd.read_parquet(file) for name, file in files.items() if file.is_file()}
+    shown = {name: _shown(folder, name) for name in tables}
     target, pictures = folder / "report", {}
     for name, frame in tables.items():
-        figure = figure_coverage(frame, TITLES[name])
-        pictures[f"coverage_{name}"] = theme.to_svg(figure, f"coverage_{name}")
-        write_bytes(target / f"coverage_{name}.png", theme.to_png(figure))
-        write_bytes(target / "tables" / f"{name}.csv", frame.to_csv(index=False).encode())
+        for drawn, figure in _figures(name, frame, shown[name], about.get("shown", "")).items():
+            pictures[drawn] = theme.to_svg(figure, drawn)
+            write_bytes(target / f"{drawn}.png", theme.to_png(figure))
+        for table, rows in {name: frame, **_named(name, shown[name])}.items():
+            write_bytes(target / "tables" / f"{table}.csv", rows.to_csv(index=False).encode())
     manifest = Results(folder / "adequacy").manifest
     html = study_page(
         kind="Backtest of margin",
@@ -70,7 +81,10 @@ def build_coverage_page(folder: str | Path) -> Path:
         sentence=sentence(tables["adequacy"], about["probability"]),
         points=[(TITLES[name], _verdicts(frame)) for name, frame in tables.items()],
         caveats=_CAVEATS,
-        sections=[_section(name, frame) for name, frame in tables.items()],
+        sections=[
+            _section(name, frame, shown[name], about.get("shown", ""))
+            for name, frame in tables.items()
+        ],
         pictures=pictures,
         config=about,
         footer="Tables are in tables/ as CSV and beside report/ as Parquet, figures beside this "
@@ -78,6 +92,39 @@ def build_coverage_page(folder: str | Path) -> Path:
     )
     write_bytes(target / "index.html", html.encode())
     return target / "index.html"
+
+
+def _shown(folder: Path, name: str) -> dict[str, pd.DataFrame | None]:
+    """Tables of the figures of a backtest; None those that it was saved without."""
+    files = {table: folder / "tables" / f"{name}_{table}.parquet" for table in SHOWN}
+    return {t: pd.read_parquet(file) if file.is_file() else None for t, file in files.items()}
+
+
+def _named(name: str, shown: dict[str, pd.DataFrame | None]) -> dict[str, pd.DataFrame]:
+    """Those that are there, by the name of their file."""
+    return {f"{name}_{table}": rows for table, rows in shown.items() if rows is not None}
+
+
+def _figures(
+    name: str, frame: pd.DataFrame, shown: dict[str, pd.DataFrame | None], horizon: str
+) -> dict[str, Figure]:
+    """Figures of a backtest by file name."""
+    title = TITLES[name]
+    return {
+        f"coverage_{name}": figure_coverage(frame, title),
+        f"margin_{name}": figure_paths(shown["paths"], title, horizon),
+        f"breaches_{name}": figure_cumulative(
+            shown["cumulative"], _zones(frame, horizon), title, horizon
+        ),
+        f"severity_{name}": figure_severity(shown["excess"], shown["shortfalls"], title, horizon),
+    }
+
+
+def _zones(frame: pd.DataFrame, horizon: str) -> dict[str, str]:
+    """Zone of each set over all accounts, for the horizon of the figures."""
+    rows = frames.records(totals(frame))
+    mine = [r for r in rows if (r["horizon"], r["point"]) == (horizon, "worst")]
+    return {r["set"]: r["zone"] for r in mine if "zone" in r}
 
 
 def _window(replay: dict[str, Any]) -> str:
@@ -106,8 +153,13 @@ def _point(point: str) -> str:
 
 
 def _verdicts(frame: pd.DataFrame) -> str:
-    counts = frames.counted(totals(frame)["verdict"])
-    return "; ".join(f"{words}: {text.number(int(k))}" for words, k in counts.items()) + "."
+    whole = totals(frame)
+    counts = frames.counted(whole["verdict"])
+    words = "; ".join(f"{words}: {text.number(int(k))}" for words, k in counts.items())
+    if "zone" not in whole:
+        return f"{words}."
+    zones = frames.counted(whole["zone"])
+    return f"{words}. Zones: {'; '.join(f'{z}: {text.number(int(k))}' for z, k in zones.items())}."
 
 
 _COLUMNS = (
@@ -124,31 +176,121 @@ _COLUMNS = (
     Column("largest_shortfall_usd", "Largest exception", cells.money),
     Column("average_shortfall_usd", "Average exception", cells.money),
     Column("total_shortfall_usd", "All exceptions", cells.money),
+    Column("zone", "Zone"),
+    Column("p_value", "Blocks", lambda v: _p(v), "p value"),
+    Column("pof_p", "POF", lambda v: _p(v), "p value"),
+    Column("cc_p", "CC", lambda v: _p(v), "p value"),
+    Column("dq_p", "DQ", lambda v: _p(v), "p value"),
     Column("first_breach_utc", "First", cells.moment, "UTC"),
     Column("last_breach_utc", "Last", cells.moment, "UTC"),
     Column("verdict", "Verdict"),
 )
 
 
-def _section(name: str, frame: pd.DataFrame) -> Section:
-    whole = page_table(totals(frame), list(_COLUMNS), f"{TITLES[name]}: all accounts")
+_EXCEPTIONS = (
+    Column("set", "Set"),
+    Column("time", "Time", cells.moment, "UTC"),
+    Column("account", "Account"),
+    Column("unit", "Risk unit"),
+    Column("segment", "Segment"),
+    Column("loss_usd", "Loss", cells.money),
+    Column("margin_usd", "Margin", cells.money),
+    Column("shortfall_usd", "Exception", cells.money),
+    Column("loss_to_margin", "Loss / margin", cells.ratio),
+    Column("charges", "Largest charges"),
+    Column("binding", "Bound at the first event"),
+    Column("coin", "Coin"),
+    Column("coin_move_frac", "Furthest move", cells.share),
+    Column("explained_frac", "Explained by it", cells.share),
+    Column("cause", "Cause"),
+)
+_BY = {
+    "unit": "risk unit",
+    "segment": "segment (account type)",
+    "tier": "tier of gross notional",
+    "side": "side (sign of net delta)",
+    "regime": "regime",
+}
+_NOTE = (
+    "Zone: traffic light of effective observations, green below 95 % and yellow below 99.99 % of "
+    "the binomial. Blocks: two-sided p value of the target from blocks of time. POF, CC, DQ: "
+    "Kupiec, Christoffersen's conditional coverage and the dynamic quantile of every account alone "
+    "on losses that do not overlap, put together by Simes; an account that a test says nothing of "
+    "counts as 1."
+)
+
+
+def _p(value: Any) -> str:
+    return text.p_value(None if value is None else float(value))
+
+
+def _section(
+    name: str, frame: pd.DataFrame, shown: dict[str, pd.DataFrame | None], horizon: str
+) -> Section:
+    columns = [c for c in _COLUMNS if c.key in frame]
+    note = _NOTE if "zone" in frame else ""
+    whole = page_table(totals(frame), columns, f"{TITLES[name]}: all accounts", note=note)
+    known = set(frame["grouping"])
     parts = [
         page_table(
             frames.rows(frame, frame["grouping"] == by),
-            list(_COLUMNS),
-            f"{TITLES[name]}: by {by}",
+            columns,
+            f"{TITLES[name]}: by {_BY[by]}",
             200,
             folded=True,
         )
-        for by in ("unit", "segment", "tier", "regime")
+        for (by,) in (g for g in GROUPINGS if g)
+        if by in known
     ]
-    caption = (
-        "Points: share of losses above margin; lines: 95 % interval from blocks of time; dashed: "
-        "target."
+    exceptions = shown["exceptions"]
+    if exceptions is not None:
+        parts.append(_exceptions(name, exceptions, horizon))
+    return Section(name, TITLES[name], _WHAT[name], _pictures(name, horizon), [whole, *parts])
+
+
+def _exceptions(name: str, rows: pd.DataFrame, horizon: str) -> PageTable:
+    note = (
+        "The largest exception of each account. Charges: the three largest at that time, as shares "
+        "of all charges. Bound: scenario at the account's first warning or liquidation within the "
+        "horizon. Move: the furthest of a coin that it holds. Explained: share of the loss that "
+        "net delta at the start times that move comes to; half or more is called price, else a "
+        "stablecoin that moved by 1 %, else other: volatility, basis, convexity, collateral. "
+        "Frozen portfolios are not liquidated, so no stage was reached."
     )
-    return Section(
-        name, TITLES[name], _WHAT[name], [Picture(f"coverage_{name}", caption)], [whole, *parts]
-    )
+    caption = f"{TITLES[name]}: the {MOST} largest exceptions over {horizon}"
+    return page_table(rows, list(_EXCEPTIONS), caption, 2 * MOST, folded=True, note=note)
+
+
+def _pictures(name: str, horizon: str) -> list[Picture]:
+    title = TITLES[name]
+    return [
+        Picture(
+            f"coverage_{name}",
+            "Points: share of losses above margin; lines: 95 % interval from blocks of time; "
+            "dashed: target.",
+        ),
+        Picture(
+            f"margin_{name}",
+            f"{title}: margin at each time (line, USD) and the worst loss of the {horizon} that "
+            "follow (area), crosses where the loss is larger. Of each risk unit the account with "
+            "the largest gross notional at the start, whatever it lost; its portfolio is frozen.",
+        ),
+        Picture(
+            f"breaches_{name}",
+            f"{title}: breaches of all accounts so far (line) and as expected (dashed). Bands: "
+            "green up to 95 % and yellow up to 99.99 % of a binomial with the effective number of "
+            "observations, for accounts that breach together and windows that overlap are not "
+            "independent; of independent observations the bands would be far narrower.",
+        ),
+        Picture(
+            f"severity_{name}",
+            f"{title}, left: quantiles of how far breaches exceed margin against an exponential of "
+            "the same mean, the tail of distributions that are not heavy; points above the line on "
+            "the right: the largest losses are worse than the others lead to expect. Right: "
+            "breaches by shortfall, USD, bins of a quarter of a decade. Breaches of one crash are "
+            "not independent.",
+        ),
+    ]
 
 
 def figure_coverage(frame: pd.DataFrame, title: str) -> Figure:

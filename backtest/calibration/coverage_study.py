@@ -19,6 +19,19 @@ import pandas as pd
 import pyarrow as pa
 
 from backtest.calibration.backtests import core_leaves, outcomes_of
+from backtest.calibration.coverage_exceptions import exception_table
+from backtest.calibration.coverage_series import (
+    cumulative_table,
+    excess_table,
+    path_table,
+    shortfall_table,
+)
+from backtest.calibration.coverage_tests import (
+    account_p_values,
+    apart,
+    group_tests,
+    with_zones_and_tests,
+)
 from backtest.calibration.space import write_set
 from backtest.config import ReportSection, RunConfig, SetSection, TracesSection
 from backtest.dataset import Dataset
@@ -31,19 +44,32 @@ from backtest.run import run
 from backtest.schedule import load_rules
 from backtest.statistics.blocks import DEFAULT_PLAN, Plan
 from backtest.statistics.findings import BacktestKind
+from backtest.statistics.records import Outcomes
 from backtest.statistics.tables import Labels, interval_table
 
 
 KINDS = {"adequacy": BacktestKind.MARGIN_ADEQUACY, "core": BacktestKind.CORE_MODEL}
 """Backtests by the folder of their replay."""
-GROUPINGS: tuple[tuple[str, ...], ...] = ((), ("unit",), ("segment",), ("tier",), ("regime",))
+GROUPINGS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("unit",),
+    ("segment",),
+    ("tier",),
+    ("side",),
+    ("regime",),
+)
 POINTS = ("end", "worst")
 TIERS = (0.0, 1e5, 1e6, 1e7, np.inf)
 TIER_NAMES = ("below 100k", "100k to 1m", "1m to 10m", "10m and more")
 """Tiers of accounts by gross notional at the start, USD."""
 LEAST_TIMES = 50
 """Fewer times do not say how long their own dependence lasts."""
+NEUTRAL_FRAC = 0.1
+"""Net delta / gross notional at the start up to which an account is on neither side; assumed."""
+SIDES = ("long", "short", "neutral")
 SEVERAL, NOTHING = "several", "none"
+MOST_SHOWN = pd.Timedelta("1D")
+"""Figures and exceptions are of the longest horizon up to this one, the shortest if none is."""
 STABLE = ("USDT", "USDC", "USD")
 """Settlement currencies: MR9's risk is in the prices only where one of them moves."""
 Say = Callable[[str], None]
@@ -97,12 +123,24 @@ def coverage_study(
             "report": ReportSection(),
         }
         run(config.model_copy(update=changes), out / folder, workers=workers, say=say)
-        tables[folder] = _tables(Results(out / folder), kind, dataset, asked)
+        results = Results(out / folder)
+        tables[folder] = _tables(results, kind, dataset, asked)
+        for name, frame in _shown_tables(results, kind, dataset, asked, tables[folder]).items():
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            write_table(out / "tables" / f"{folder}_{name}.parquet", table)
         table = pa.Table.from_pandas(tables[folder], preserve_index=False)
         write_table(out / "tables" / f"{folder}.parquet", table)
     about = {"horizons": asked.horizons, "probability": asked.probability, "name": config.name}
-    write_json(out / "coverage.json", about)
+    shown = shown_horizon(_fitting(Results(out / "adequacy"), asked.horizons))
+    write_json(out / "coverage.json", about | {"shown": shown})
     return tables
+
+
+def shown_horizon(horizons: Sequence[str]) -> str:
+    """The horizon of figures and exceptions: the longest up to a day, the shortest if none is."""
+    length = {h: pd.Timedelta(h) for h in horizons}
+    short = [h for h in horizons if length[h] <= MOST_SHOWN]
+    return max(short, key=lambda h: length[h]) if short else min(horizons, key=lambda h: length[h])
 
 
 def _check(config: RunConfig) -> None:
@@ -144,24 +182,65 @@ def _tables(
     parts = []
     for horizon in _fitting(results, asked.horizons):
         for point in POINTS:
-            outcomes, labels = outcomes_of(
-                results,
-                kind,
-                results.set_names,
-                horizon=horizon,
-                probability=asked.probability,
-                worst=point == "worst",
-            )
-            labels = _with_groups(results, dataset, labels)
+            outcomes, labels = _outcomes(results, kind, dataset, asked, horizon, point)
             plan = _plan(asked.plan, results, horizon, len(outcomes.times))
+            steps = int(pd.Timedelta(horizon).total_seconds() / results.interval_seconds)
+            p_values = account_p_values(apart(outcomes, steps))
             for by in GROUPINGS:
                 table = interval_table(outcomes, labels, by, plan)
                 group = table[by[0]].astype(str) if by else "all"
                 named = {"horizon": horizon, "point": point, "grouping": by[0] if by else "total"}
-                parts.append(table.drop(columns=list(by)).assign(**named, group=group))
+                table = table.drop(columns=list(by)).assign(**named, group=group)
+                # A regime is no run of times: nothing follows anything in it.
+                tests = None
+                if by != ("regime",):
+                    tests = group_tests(p_values, labels, by[0] if by else None)
+                parts.append(with_zones_and_tests(table, tests))
     frame = pd.concat(parts, ignore_index=True)
     first = ["backtest", "set", "horizon", "point", "grouping", "group"]
     return frame.reindex(columns=[*first, *(c for c in frame.columns if c not in first)])
+
+
+def _outcomes(
+    results: Results,
+    kind: BacktestKind,
+    dataset: Dataset,
+    asked: CoverageStudy,
+    horizon: str,
+    point: str,
+) -> tuple[Outcomes, Labels]:
+    """Losses and margins of every traced account, with all groupings as labels."""
+    outcomes, labels = outcomes_of(
+        results,
+        kind,
+        results.set_names,
+        horizon=horizon,
+        probability=asked.probability,
+        worst=point == "worst",
+    )
+    return outcomes, _with_groups(results, dataset, labels)
+
+
+def _shown_tables(
+    results: Results,
+    kind: BacktestKind,
+    dataset: Dataset,
+    asked: CoverageStudy,
+    coverage: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    """Tables of the figures and the exceptions, of one horizon at its worst point."""
+    horizon = shown_horizon(_fitting(results, asked.horizons))
+    outcomes, labels = _outcomes(results, kind, dataset, asked, horizon, "worst")
+    keep = (coverage["grouping"] == "total") & (coverage["point"] == "worst")
+    whole = frames.rows(coverage, keep & (coverage["horizon"] == horizon)).set_index("set")
+    effective = whole["effective_observations"].reindex(list(labels.sets)).to_numpy(float)
+    return {
+        "paths": path_table(outcomes, labels),
+        "cumulative": cumulative_table(outcomes, labels, effective),
+        "excess": excess_table(outcomes, labels),
+        "shortfalls": shortfall_table(outcomes, labels),
+        "exceptions": exception_table(results, outcomes, labels, horizon, STABLE),
+    }
 
 
 def _plan(plan: Plan, results: Results, horizon: str, times: int) -> Plan:
@@ -188,29 +267,43 @@ def _fitting(results: Results, horizons: Sequence[str]) -> list[str]:
 
 
 def _with_groups(results: Results, dataset: Dataset, labels: Labels) -> Labels:
-    """Labels with tier and risk unit of every account beside its segment."""
+    """Labels with tier, side, coins and risk unit of every account beside its segment."""
     accounts = labels.accounts
-    start = results.accounts(["account_id", "start_gross_notional_usd"], labels.sets[0])
-    gross = start.set_index("account_id").reindex(accounts["account"])
-    tier = np.digitize(gross["start_gross_notional_usd"].fillna(0.0), TIERS[1:-1])
-    unit = pd.Series(_units(results, dataset)).reindex(accounts["account"]).fillna(NOTHING)
-    found = accounts.assign(tier=np.asarray(TIER_NAMES)[tier], unit=unit.to_numpy())
+    columns = ["account_id", "start_gross_notional_usd", "start_net_delta_usd"]
+    start = results.accounts(columns, labels.sets[0]).set_index("account_id")
+    start = start.reindex(accounts["account"]).fillna(0.0)
+    gross, delta = (frames.numbers(start, c) for c in columns[1:])
+    coins = _coins(results, dataset)
+    held = [coins.get(name, ()) for name in accounts["account"].astype(str)]
+    found = accounts.assign(
+        tier=np.asarray(TIER_NAMES)[np.digitize(gross, TIERS[1:-1])],
+        side=_sides(gross, delta),
+        unit=[c[0] if len(c) == 1 else SEVERAL if c else NOTHING for c in held],
+        coins=[" ".join(c) for c in held],
+        gross_notional_usd=gross,
+        net_delta_usd=delta,
+    )
     return Labels(labels.sets, found, labels.regimes)
 
 
-def _units(results: Results, dataset: Dataset) -> dict[str, str]:
-    """Coin of the accounts that hold one risk unit; ``several`` for the others."""
+def _sides(gross_usd: np.ndarray, delta_usd: np.ndarray) -> np.ndarray:
+    """Side of accounts by their net delta at the start."""
+    is_neutral = np.abs(delta_usd) <= NEUTRAL_FRAC * gross_usd
+    return np.asarray(SIDES)[np.where(is_neutral, 2, np.where(delta_usd > 0, 0, 1))]
+
+
+def _coins(results: Results, dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Coins of the risk units that accounts hold at the start, ascending."""
     start = pd.Timestamp(results.manifest["replay"]["start"])
     times = [t for t in dataset.snapshot_times() if t <= start]
     instruments = dataset.instruments()
     coin_of = dict(
         zip(instruments["instrument_id"].astype(str), instruments["coin"].astype(str), strict=True)
     )
-    found: dict[str, str] = {}
+    found: dict[str, set[str]] = {}
     for bucket in dataset.bucket_ids():
         rows = dataset.positions(times[-1], bucket)
         names = rows["account_id"].astype(str).tolist()
         for account, instrument in zip(names, rows["instrument_id"].astype(str), strict=True):
-            coin = coin_of.get(instrument, NOTHING)
-            found[account] = coin if found.get(account, coin) == coin else SEVERAL
-    return found
+            found.setdefault(account, set()).add(coin_of.get(instrument, NOTHING))
+    return {account: tuple(sorted(coins)) for account, coins in found.items()}

@@ -25,6 +25,8 @@ from .records import Counts
 
 
 YELLOW_FROM, RED_FROM = 0.95, 0.9999
+_WORDS = ("green", "yellow", "red", "insufficient data: no observations")
+_TOO_FEW = "insufficient data: less than one effective observation"
 _BATCH = 5_000
 
 
@@ -66,8 +68,7 @@ class TrafficLight:
     @property
     def words(self) -> np.ndarray:
         """Zones in words, an array of str in the shape of the cells."""
-        names = ["green", "yellow", "red", "insufficient data: no observations"]
-        return np.array(names)[self.zone]
+        return np.array(_WORDS)[self.zone]
 
 
 def traffic_light(counts: Counts) -> TrafficLight:
@@ -119,6 +120,37 @@ def overlapping_light(
 def bounds(n: Int[np.ndarray, "*cell"], p: Float[np.ndarray, "*cell"]) -> Bounds:
     """Where the zones of independent observations end."""
     return Bounds(_largest_below(YELLOW_FROM, n, p), _largest_below(RED_FROM, n, p))
+
+
+def zone_edges(
+    n: Float[np.ndarray, "*cell"], p: float | Float[np.ndarray, "*cell"]
+) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "*cell"]]:
+    """Breaches below which ``n`` effective observations are green, and yellow; no whole numbers.
+
+    Where ``I_(1-p)(n - x, x + 1)``, the binomial's ``P(X <= x)`` at whole numbers, comes to 95 %
+    and 99.99 %; no less than ``n p``, since what meets its target is green.
+    """
+    size = np.maximum(n, 1e-9)
+
+    def edge(level: float) -> Float[np.ndarray, "*cell"]:
+        return np.maximum(np.nan_to_num(special.bdtrik(level, size, p)), size * p)
+
+    return edge(YELLOW_FROM), edge(RED_FROM)
+
+
+def effective_zones(
+    x: Float[np.ndarray, "*cell"],
+    n: Float[np.ndarray, "*cell"],
+    p: float | Float[np.ndarray, "*cell"],
+) -> np.ndarray:
+    """Zones in words of ``x`` effective breaches among ``n`` effective observations.
+
+    Dependent observations count for fewer (``blocks.RateInterval``); neither is a whole number.
+    Less than one observation has no zone.
+    """
+    green, yellow = zone_edges(n, p)
+    zone = (x > green).astype(np.uint8) + (x > yellow).astype(np.uint8)
+    return np.array([*_WORDS[:3], _TOO_FEW])[np.where(n >= 1.0, zone, Zone.NONE)]
 
 
 def simulated_bounds(

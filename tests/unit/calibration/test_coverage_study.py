@@ -1,17 +1,21 @@
 """Core-model and margin-adequacy backtests of a whole run, and their page."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backtest.calibration.coverage_exceptions import cause
 from backtest.calibration.coverage_page import build_coverage_page, sentence, totals
 from backtest.calibration.coverage_study import (
     GROUPINGS,
     SEVERAL,
     CoverageStudy,
     coverage_study,
+    shown_horizon,
 )
 from backtest.config import LiquidationSection, RunConfig
 from backtest.errors import ConfigError, DataError
@@ -21,6 +25,7 @@ from tests.unit.backtest import tiny_world as world
 
 
 pytestmark = pytest.mark.slow
+FIGURES = ("coverage", "margin", "breaches", "severity")
 ASKED = CoverageStudy(("1h", "3h", "7D"), 0.05, Plan(resamples=100))
 
 
@@ -100,8 +105,61 @@ def test_the_page_keeps_them_apart(out: Path):
     for words in ("Margin adequacy", "Core model", "Exceptions", "at the worst point"):
         assert words in text
     assert sentence(read(out, "adequacy"), 0.05).startswith("Under today")
-    for name in ("coverage_adequacy.png", "coverage_core.png", "tables/core.csv"):
+    for words in ("by side", "Largest charges", "Zone", "no probability integral transform"):
+        assert words in text
+    figures = [f"{f}_{k}.png" for f in FIGURES for k in ("adequacy", "core")]
+    for name in (*figures, "tables/core.csv", "tables/core_exceptions.csv"):
         assert (page.parent / name).is_file()
+
+
+def test_the_figures_are_of_the_longest_horizon_up_to_a_day(out: Path):
+    assert shown_horizon(["1h", "12h", "1D", "3D"]) == "1D"
+    assert shown_horizon(["7D", "3D"]) == "3D"
+    assert json.loads((out / "coverage.json").read_bytes())["shown"] == "3h"
+    whole = totals(read(out, "adequacy"))
+    row = whole[(whole["horizon"] == "3h") & (whole["point"] == "worst")].iloc[0]
+    last = read(out, "adequacy_cumulative").iloc[-1]
+    assert (last["observations"], last["breaches"]) == (row["observations"], row["breaches"])
+    assert read(out, "adequacy_shortfalls")["breaches"].sum() == row["breaches"]
+    paths = read(out, "adequacy_paths")
+    assert sorted(paths["unit"].unique()) == ["BTC", "ETH"]
+    assert paths["account"].nunique() == 2
+
+
+def test_exceptions_say_who_lost_what_and_why(out: Path):
+    found = read(out, "adequacy_exceptions")
+    assert found["account"].is_unique
+    assert found["shortfall_usd"].is_monotonic_decreasing
+    row = found.iloc[0]
+    assert row["shortfall_usd"] == totals(read(out, "adequacy"))["largest_shortfall_usd"].max()
+    assert row["loss_usd"] - row["margin_usd"] == pytest.approx(row["shortfall_usd"])
+    assert row["charges"].startswith("MR")
+    trace: Any = world.trace(out / "adequacy", row["account"])
+    at = trace[trace["time"] == row["time"]].iloc[0]
+    assert at["total_mmr"] == row["margin_usd"]
+    prices = dict(BTC=world.BTC, ETH=world.ETH_USD)[row["coin"]]
+    first = world.TIMES.get_loc(row["time"])
+    moves = prices[first : first + 4] / prices[first] - 1.0
+    assert row["coin_move_frac"] == pytest.approx(moves[np.abs(moves).argmax()])
+
+
+def test_causes():
+    assert cause(0.5, 0.2) == "price"
+    assert cause(0.4, 0.01) == "stablecoin"
+    assert cause(-1.0, 0.001) == "other"
+
+
+def test_a_study_of_before_says_what_it_does_not_have(out: Path, tmp_path: Path):
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    for file in (old / "tables").glob("*_*.parquet"):
+        file.unlink()
+    for name in ("adequacy", "core"):
+        file = old / "tables" / f"{name}.parquet"
+        frame = read(old, name).drop(columns=["zone", "pof_p", "cc_p", "dq_p"])
+        frame.to_parquet(file, index=False)
+    text = build_coverage_page(old).read_text(encoding="utf-8")
+    assert text.count("run it again in a new folder") >= 6
 
 
 def test_what_cannot_be_tested_is_refused(base: RunConfig, tmp_path: Path):
