@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from backtest.calibration.config import Objective
+from backtest.calibration.heat import figure_heat
 from backtest.calibration.saved import SENSITIVITIES, TITLES, Saved
 from backtest.report import text, theme
 from backtest.report.figures_margin import figure_break_even, figure_elasticities
@@ -178,6 +179,7 @@ def figure_slopes(saved: Saved) -> Figure:
 
 FIGURES: dict[str, Callable[[Saved], Any]] = {
     "frontier": figure_frontier,
+    "heat": figure_heat,
     "walk": figure_walk,
     "overfitting": figure_overfitting,
     "break_even": lambda saved: figure_break_even(saved.bundle),

@@ -11,10 +11,13 @@ from backtest.calibration.config import OBJECTIVES, CalibrationConfig, Objective
 from backtest.calibration.designs import Points
 from backtest.calibration.evaluate import candidate_name
 from backtest.calibration.folds import Fold, folds
+from backtest.calibration.heat import target_of
 from backtest.calibration.select import Assessment, assess, choose, dominated, knee, reachable
 from backtest.calibration.series import Series
 from backtest.calibration.space import Space
+from backtest.calibration.zones import zone_of
 from backtest.config import RunConfig
+from backtest.statistics.blocks import Plan
 from backtest.statistics.confidence_set import confidence_set
 from backtest.statistics.overfitting import overfitting
 
@@ -151,12 +154,20 @@ class Judgement:
             "leaves": [row.key for row in space.today.leaves()],
             "now": dict(zip(space.names, space.now.tolist(), strict=True)),
             "overfitting": float(self.meter["probability"].iloc[0]) if len(self.meter) else None,
+            "halves": len(self.meter),
+            "zone": self._zone(config, plan),
             "in_confidence_set": int(self.same.sum()),
             "blocks": len(self.series.blocks),
             "mean_block": plan.block,
             "interval_seconds": self.series.interval_seconds,
             "liquidated_today": int(self.series.of("liquidated")[0].sum()),
         }
+
+    def _zone(self, config: CalibrationConfig, plan: Plan) -> dict[str, Any]:
+        """Zone of the choice's frequency against its limit, today's where it has none."""
+        rules = [rule.model_dump() for rule in config.constraints]
+        target, words = target_of(rules, float(self.whole.values["frequency"][0]))
+        return zone_of(self.series, self.chosen, target, plan) | {"target_is": words}
 
 
 def judge(config: CalibrationConfig, space: Space, points: Points, series: Series) -> Judgement:

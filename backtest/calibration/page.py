@@ -10,7 +10,7 @@ from backtest.calibration.figures import figures_of
 from backtest.calibration.linear import scaling_of
 from backtest.calibration.saved import SENSITIVITIES, TITLES, Saved
 from backtest.calibration.study_page import study_page
-from backtest.calibration.verdict import caveats, points, sentence, show
+from backtest.calibration.verdict import caveats, facts, points, sentence, show
 from backtest.durable import write_bytes
 from backtest.report import cells, frames, text, theme
 from backtest.report.cells import Cell, Column, PageTable, page_table
@@ -62,6 +62,7 @@ def _facts(saved: Saved) -> list[tuple[str, str]]:
         ("Candidates", text.number(summary["candidates"])),
         ("Method", saved.config["search"]["method"]),
         ("Starts from", summary["today_set"]),
+        *facts(saved),
     ]
 
 
@@ -103,8 +104,27 @@ def _frontier(saved: Saved) -> Section:
         "Frontier",
         "A set is dominated if another is no worse in every objective of the frontier and better "
         "in one. Knee: nearest to the best of all objectives at once.",
-        [Picture("frontier", "Each mark is one parameter set over the whole window.")],
+        [
+            Picture("frontier", "Each mark is one parameter set over the whole window."),
+            Picture("heat", _heat_words(saved)),
+        ],
         [page_table(frame, columns, "Parameter sets", MOST_ROWS, folded=True)],
+    )
+
+
+def _heat_words(saved: Saved) -> str:
+    """Caption of the heat map: how it was made."""
+    if saved.config["search"]["method"] == "grid":
+        how = "Every cell is one candidate; other parameters stand at the level nearest to today's."
+    else:
+        how = (
+            "Interpolated between the candidates (marks); where more than two parameters were "
+            "searched, the others vary from mark to mark."
+        )
+    return (
+        "Accounts liquidated per account-day over the two parameters whose ranks correlate most "
+        f"with it. {how} Line: the frequency at its limit, as a point; constraints hold on a "
+        "confidence bound, so marks may break them below the line."
     )
 
 

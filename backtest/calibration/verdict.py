@@ -5,6 +5,7 @@ from typing import Any
 
 from backtest.calibration.config import ADAPTIVE, Objective
 from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.zones import NOT_MEASURED, overfitting_words
 from backtest.report import text
 
 
@@ -64,10 +65,62 @@ def sentence(saved: Saved) -> str:
 
 def points(saved: Saved) -> list[tuple[str, str]]:
     """What the finding rests on, by title."""
-    found = [("On the whole window", _whole(saved)), ("Out of sample", _out_of_sample(saved))]
+    found = [("Overfitting", _overfitting(saved)), ("Zone", _zone(saved))]
+    found += [("On the whole window", _whole(saved)), ("Out of sample", _out_of_sample(saved))]
     found += [("Constraints", _constraints(saved)), ("Bundle", _bundle(saved))]
     found.append(("Search", _meters(saved)))
     return [(title, words) for title, words in found if words]
+
+
+def facts(saved: Saved) -> list[tuple[str, str]]:
+    """Probability of overfitting and zone of the choice, in a word or two."""
+    probability, zone = saved.summary["overfitting"], _zone_name(saved)
+    words = overfitting_words(probability)
+    if words != NOT_MEASURED:
+        words = f"{text.percent(probability)}, {words}"
+    return [("Probability of overfitting", words), ("Zone of the choice", zone)]
+
+
+def _overfitting(saved: Saved) -> str:
+    probability = saved.summary["overfitting"]
+    words = overfitting_words(probability)
+    if words == NOT_MEASURED:
+        return "Not measured: too few sets or blocks of time."
+    halves = saved.summary.get("halves")
+    of = f" of {text.number(halves)}" if halves else " of"
+    meaning = {
+        "low": "what is best on one half mostly stays above the middle on the other",
+        "middling": "what is best on one half often falls below the middle on the other",
+        "high": "what is best on one half does no better than chance on the other",
+    }
+    return (
+        f"Probability {text.percent(probability)}, {words}: {meaning[words]} (share{of} halves of "
+        "the window whose best set ranks below the middle on the half that it has not seen)."
+    )
+
+
+def _zone_name(saved: Saved) -> str:
+    return (saved.summary.get("zone") or {}).get("zone") or "none"
+
+
+def _zone(saved: Saved) -> str:
+    found = saved.summary.get("zone")
+    if found is None:
+        return "None: this calibration was saved before it had one."
+    if found["zone"] is None:
+        return f"None: {found['target_is']} is no accounts at all, against which nothing is tested."
+    meaning = {
+        "green": "no more accounts than chance allows",
+        "yellow": "more than chance allows in 95 % of cases, not in 99.99 %",
+        "red": "more than chance allows in 99.99 % of cases",
+    }
+    # less than one effective observation has no colour
+    words = meaning.get(found["zone"], "too little was seen")
+    return (
+        f"{found['zone'].capitalize()}: the choice liquidates "
+        f"{text.plural(found['liquidated'], 'account')}, {text.significant(found['expected'])} are "
+        f"expected at {found['target_is']}: {words}, counted with effective observations."
+    )
 
 
 def _whole(saved: Saved) -> str:
@@ -131,16 +184,10 @@ def _bundle(saved: Saved) -> str:
 
 def _meters(saved: Saved) -> str:
     summary = saved.summary
-    probability = summary["overfitting"]
     words = (
         f"{text.number(summary['frontier'])} of {text.number(summary['candidates'] + 1)} sets are "
         f"on the frontier, {text.number(summary['dominated'])} are dominated. "
     )
-    if probability is not None:
-        words += (
-            f"Probability of overfitting {text.percent(probability)}: the share of halves of the "
-            "window whose best set is below the middle on the other half. "
-        )
     return words + (
         f"{text.number(summary['in_confidence_set'])} sets cannot be told from the best one."
     )
