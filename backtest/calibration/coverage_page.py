@@ -166,7 +166,6 @@ _COLUMNS = (
     Column("set", "Set"),
     Column("horizon", "Horizon"),
     Column("point", "Loss at the"),
-    Column("grouping", "By"),
     Column("group", "Group"),
     Column("observations", "Observations", cells.count),
     Column("breaches", "Exceptions", cells.count),
@@ -176,31 +175,36 @@ _COLUMNS = (
     Column("largest_shortfall_usd", "Largest exception", cells.money),
     Column("average_shortfall_usd", "Average exception", cells.money),
     Column("total_shortfall_usd", "All exceptions", cells.money),
+    Column("first_breach_utc", "First", cells.moment, "UTC"),
+    Column("last_breach_utc", "Last", cells.moment, "UTC"),
     Column("zone", "Zone"),
+    Column("verdict", "Verdict"),
+)
+_TESTS = (
+    Column("set", "Set"),
+    Column("horizon", "Horizon"),
+    Column("point", "Loss at the"),
+    Column("grouping", "By"),
+    Column("group", "Group"),
+    Column("effective_observations", "Effective observations", cells.count),
     Column("p_value", "Blocks", lambda v: _p(v), "p value"),
     Column("pof_p", "POF", lambda v: _p(v), "p value"),
     Column("cc_p", "CC", lambda v: _p(v), "p value"),
     Column("dq_p", "DQ", lambda v: _p(v), "p value"),
-    Column("first_breach_utc", "First", cells.moment, "UTC"),
-    Column("last_breach_utc", "Last", cells.moment, "UTC"),
-    Column("verdict", "Verdict"),
 )
 
 
 _EXCEPTIONS = (
     Column("set", "Set"),
     Column("time", "Time", cells.moment, "UTC"),
-    Column("account", "Account"),
+    Column("account", "Account", under="segment"),
     Column("unit", "Risk unit"),
-    Column("segment", "Segment"),
     Column("loss_usd", "Loss", cells.money),
     Column("margin_usd", "Margin", cells.money),
     Column("shortfall_usd", "Exception", cells.money),
     Column("loss_to_margin", "Loss / margin", cells.ratio),
-    Column("charges", "Largest charges"),
-    Column("binding", "Bound at the first event"),
-    Column("coin", "Coin"),
-    Column("coin_move_frac", "Furthest move", cells.share),
+    Column("charges", "Largest charges", under="binding"),
+    Column("coin_move_frac", "Furthest move", cells.share, under="coin"),
     Column("explained_frac", "Explained by it", cells.share),
     Column("cause", "Cause"),
 )
@@ -211,9 +215,12 @@ _BY = {
     "side": "side (sign of net delta)",
     "regime": "regime",
 }
-_NOTE = (
+_ZONES = (
     "Zone: traffic light of effective observations, green below 95 % and yellow below 99.99 % of "
-    "the binomial. Blocks: two-sided p value of the target from blocks of time. POF, CC, DQ: "
+    "the binomial."
+)
+_NOTE = (
+    "Blocks: two-sided p value of the target from blocks of time. POF, CC, DQ: "
     "Kupiec, Christoffersen's conditional coverage and the dynamic quantile of every account alone "
     "on losses that do not overlap, put together by Simes; an account that a test says nothing of "
     "counts as 1."
@@ -228,8 +235,9 @@ def _section(
     name: str, frame: pd.DataFrame, shown: dict[str, pd.DataFrame | None], horizon: str
 ) -> Section:
     columns = [c for c in _COLUMNS if c.key in frame]
-    note = _NOTE if "zone" in frame else ""
-    whole = page_table(totals(frame), columns, f"{TITLES[name]}: all accounts", note=note)
+    of_all = [c for c in columns if c.key != "group"]
+    note = _ZONES if "zone" in frame else ""
+    whole = page_table(totals(frame), of_all, f"{TITLES[name]}: all accounts", note=note)
     known = set(frame["grouping"])
     parts = [
         page_table(
@@ -242,6 +250,10 @@ def _section(
         for (by,) in (g for g in GROUPINGS if g)
         if by in known
     ]
+    if "zone" in frame:
+        tested = frames.rows(frame, frame["grouping"] != "regime")
+        caption = f"{TITLES[name]}: p values"
+        parts.append(page_table(tested, list(_TESTS), caption, 400, folded=True, note=_NOTE))
     exceptions = shown["exceptions"]
     if exceptions is not None:
         parts.append(_exceptions(name, exceptions, horizon))
@@ -251,10 +263,10 @@ def _section(
 def _exceptions(name: str, rows: pd.DataFrame, horizon: str) -> PageTable:
     note = (
         "The largest exception of each account. Charges: the three largest at that time, as shares "
-        "of all charges. Bound: scenario at the account's first warning or liquidation within the "
-        "horizon. Move: the furthest of a coin that it holds. Explained: share of the loss that "
-        "net delta at the start times that move comes to; half or more is called price, else a "
-        "stablecoin that moved by 1 %, else other: volatility, basis, convexity, collateral. "
+        "of all charges; below, what bound at the account's first warning or liquidation within "
+        "the horizon. Move: the furthest of a coin that it holds. Explained: share of the loss "
+        "that net delta at the start times that move comes to; half or more is called price, else "
+        "a stablecoin that moved by 1 %, else other: volatility, basis, convexity, collateral. "
         "Frozen portfolios are not liquidated, so no stage was reached."
     )
     caption = f"{TITLES[name]}: the {MOST} largest exceptions over {horizon}"
