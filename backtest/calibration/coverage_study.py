@@ -90,6 +90,7 @@ def coverage_study(
     out: Path,
     *,
     workers: int | None = None,
+    fresh: bool = False,
     say: Say = lambda text: None,
 ) -> dict[str, pd.DataFrame]:
     """Replay twice, table the breaches, save; finished cells of an earlier call are reused.
@@ -99,6 +100,7 @@ def coverage_study(
         asked: horizons and target.
         out: folder of the study.
         workers: buckets at once; None = as configured.
+        fresh: compute everything anew, also over the study of another configuration.
         say: receives a line at each stage.
 
     Returns:
@@ -122,7 +124,8 @@ def coverage_study(
             "traces": TracesSection(accounts="all"),
             "report": ReportSection(),
         }
-        run(config.model_copy(update=changes), out / folder, workers=workers, say=say)
+        changed = config.model_copy(update=changes)
+        run(changed, out / folder, workers=workers, fresh=fresh, say=say)
         results = Results(out / folder)
         tables[folder] = _tables(results, kind, dataset, asked)
         for name, frame in _shown_tables(results, kind, dataset, asked, tables[folder]).items():

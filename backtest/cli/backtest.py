@@ -30,6 +30,10 @@ def backtest(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Buckets at once; as configured."),
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh/--resume", help="Start anew, or reuse finished cells."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Compare margin with what frozen portfolios then lose, over several horizons.
@@ -60,7 +64,7 @@ def backtest(
         if not quiet:
             typer.echo(line, err=True)
 
-    tables = coverage_study(settings, asked, folder, workers=workers, say=say)
+    tables = coverage_study(settings, asked, folder, workers=workers, fresh=fresh, say=say)
     for frame in tables.values():
         for row in frames.records(totals(frame)):
             typer.echo(

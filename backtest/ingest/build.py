@@ -37,6 +37,7 @@ from backtest.ingest.okx_files import read_instruments
 from backtest.ingest.staging import Staging
 from backtest.layout import META_FILE
 from backtest.quality import clean_instruments
+from backtest.row_rules import UNKNOWN_INSTRUMENT
 from backtest.snapshot_times import known_snapshots, lonely_snapshots, unpaired_snapshots
 
 
@@ -46,6 +47,10 @@ MOST_NAMES = 5
 HINTS = {
     NOT_A_TIME: " (say how times are written: format = 'iso', 'ms', '%d/%m/%Y %H:%M' ...)",
     NOT_A_NUMBER: " (say how numbers are written: decimal = '.' or ',', thousands = ',')",
+    UNKNOWN_INSTRUMENT: (
+        " (say what it is: a source of table = 'instruments', or venue = 'okx' or another whose "
+        "names say it)"
+    ),
 }
 """What a mapping may be lacking, by the reason of the first bad row."""
 Progress = Callable[[int, int, str], None]

@@ -149,6 +149,9 @@ class ColumnRule(Section):
         return self
 
 
+Venue = Literal["okx", "bybit", "deribit", "binance", "binance-futures", "binance-delivery"]
+
+
 class CsvSource(_Source):
     """Plain CSV files (also .gz, .zip) with a mapping of their columns."""
 
@@ -160,6 +163,9 @@ class CsvSource(_Source):
     """What stands between groups of three digits; if absent, a point where ``decimal`` is a comma,
     else nothing."""
     time: TimeFormat | None = None
+    venue: Venue | None = None
+    """Venue whose names ``instrument_id`` has: terms of contracts are then read from the names. If
+    absent, a source of the table ``instruments`` states them."""
     columns: dict[str, str | ColumnRule]
     """Column of the dataset to column of the file, or to a rule."""
 
@@ -190,6 +196,8 @@ class CsvSource(_Source):
             rule = self.rule(name)
             if rule is not None and rule.sign is not None and name not in SIGNED:
                 raise ValueError(f"'columns.{name}.sign': allowed for {', '.join(SIGNED)}")
+        if self.venue is not None and ("instrument_id" not in known or self.table == "instruments"):
+            raise ValueError(f"'venue': table '{self.table}' has no names of contracts to read")
         for name in known:
             if name != "time" and name not in self.columns and name not in optional:
                 raise ValueError(f"'columns.{name}' is missing (table '{self.table}')")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from backtest.ingest.cells import Cells
 from backtest.ingest.config import FUNDING, QUOTES, ColumnRule, CsvSource, TimeFormat
+from backtest.ingest.contracts import PARSERS
 from backtest.ingest.files import csv_chunks, shown_name
 from backtest.ingest.intake import INDEX_RANK, MARK_RANK, Intake
 from backtest.schema import NUMBER, TABLES, TIME
@@ -58,13 +59,21 @@ def _mapped(chunk: pd.DataFrame, source: CsvSource, intake: Intake, with_bad: bo
         assert rule is not None
         columns[name] = _column(cells, name, rule, source.table)
     if "instrument_id" in columns:
-        columns["instrument_id"] = intake.instruments.renamed(columns["instrument_id"])
+        columns["instrument_id"] = _instruments(columns["instrument_id"], source, intake)
     table = TABLES.get(source.table)
     for column in table.columns if table else ():
         if column.name not in columns:
             empty = {NUMBER: np.nan, TIME: pd.Series(pd.NaT, chunk.index, "datetime64[us, UTC]")}
             columns[column.name] = empty.get(column.type)
     return cells.whole(columns) if with_bad else cells.kept(columns)
+
+
+def _instruments(names: pd.Series, source: CsvSource, intake: Intake) -> pd.Series:
+    """Names as the dataset has them; their terms are taken in where they say them."""
+    if source.venue is None:
+        return intake.instruments.renamed(names)
+    found = intake.instruments.ids(names, PARSERS[source.venue])
+    return names.where(pd.isna(found), pd.Series(found, names.index))
 
 
 def _time(cells: Cells, form: TimeFormat) -> pd.Series:

@@ -171,3 +171,15 @@ def test_what_cannot_be_tested_is_refused(base: RunConfig, tmp_path: Path):
         coverage_study(closing, ASKED, tmp_path)
     with pytest.raises(DataError, match=r"coverage\.json is missing"):
         build_coverage_page(tmp_path)
+
+
+def test_a_study_of_another_configuration_is_replaced_only_where_asked(
+    base: RunConfig, out: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(out, tmp_path / "study"))
+    other = base.model_copy(update={"name": "another name", "seed": base.seed + 1})
+    with world.devices(1):
+        with pytest.raises(ConfigError, match="replace it with --fresh"):
+            coverage_study(other, ASKED, folder, workers=1)
+        coverage_study(other, ASKED, folder, workers=1, fresh=True)
+    assert json.loads((folder / "core" / "manifest.json").read_text())["seed"] == base.seed + 1

@@ -108,6 +108,33 @@ def test_a_whole_dataset_of_csv_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_names_of_a_venue_say_the_terms(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    file = tmp_path / "marks.csv"
+    file.write_text(file.read_text().replace("BTC-PERP", "BTC-USDT-SWAP"))
+    (tmp_path / "positions.csv").write_text(
+        "who,time,id,short\nann,2024-08-05T00:00:00Z,BTC-USDT-SWAP,300\n"
+        "ann,2024-08-05T00:00:00Z,BTC-USDT-WHAT,1\n"
+    )
+    terms = CONFIG[CONFIG.index("[[ingest") : CONFIG.index('[[ingest.source]]\nname = "prices')]
+    text = CONFIG.replace(terms, "").replace('delimiter = ";"', 'delimiter = ";"\nvenue = "okx"')
+    text = text.replace("buckets = 2", "buckets = 2\nmax_quarantined_share = 0.5")
+    text = text.replace("[[ingest", "[ingest.assumed_usd]\nUSDT = 1.0\n\n[[ingest", 1)
+    with pytest.raises(DataError, match=r"unknown instrument \(say what it is: .*venue = 'okx'"):
+        make(tmp_path, text.replace('\nvenue = "okx"', "").replace("share = 0.5", "share = 0.01"))
+    report = make(tmp_path, text)
+    (row,) = report.dataset.instruments().to_dict("records")
+    said = {"instrument_id": "BTC-USDT-SWAP", "kind": "perpetual", "multiplier": 0.01}
+    assert row | said | {"coin": "BTC", "settle": "USDT", "style": "linear"} == row
+    midnight = pd.Timestamp("2024-08-05T00:00Z")
+    held = pd.concat([report.dataset.positions(midnight, bucket) for bucket in (0, 1)])
+    known = held["instrument_id"].astype(str) == "BTC-USDT-SWAP"
+    assert held.loc[known, "contracts"].tolist() == [-300.0]
+    assert report.quarantine is not None
+    (bad,) = pd.read_csv(report.quarantine).to_dict("records")
+    assert (bad["value"], bad["reason"]) == ("BTC-USDT-WHAT", "unknown instrument")
+
+
 def test_rows_of_unknown_things_are_quarantined(tmp_path: Path) -> None:
     write_files(tmp_path)
     with (tmp_path / "balances.csv").open("a") as file:
@@ -188,6 +215,8 @@ def test_signs_between_digits(
         ("buckets = 2", "bukets = 2", "did you mean 'ingest.buckets'"),
         ('decimal = ","', 'decimal = ","\nthousands = ","', "thousands' is ',', as 'decimal' is"),
         ('decimal = ","', 'thousands = "_"', r"thousands.*'_'"),
+        ('decimal = ","', 'venue = "mtgox"', r"venue.*'okx'.*'deribit'"),
+        ('table = "quotes"', 'table = "quotes"\nvenue = "okx"', "'quotes' has no names of contra"),
     ],
 )
 def test_mistakes_in_the_mapping_are_explained(
