@@ -17,7 +17,6 @@ from .figures_accounts import (
 from .figures_liquidation import (
     figure_fund as figure_fund,
     figure_roc as figure_roc,
-    figure_survival as figure_survival,
 )
 from .figures_margin import (
     figure_break_even as figure_break_even,
@@ -41,6 +40,7 @@ from .reader import Results
 from .reverse import figure_reverse_stress, has_reverse_stress
 from .sections import MOST_FLIPS
 from .sections_schedule import path_picture
+from .survival import figure_survival as figure_survival
 from .tipping import figure_tipping, has_tipping
 
 
@@ -48,6 +48,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "frequency": figure_frequency,
     "timeline": figure_timeline,
     "segments": figure_segments,
+    "survival": figure_survival,
     "flips": figure_flips,
     "roc": figure_roc,
     "charges_of_liquidated": figure_charges_of_liquidated,
@@ -61,7 +62,6 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 
 LIQUIDATION_FIGURES: dict[str, Callable[[Results], Figure]] = {
     "fund": figure_fund,
-    "survival": figure_survival,
 }
 """Those of runs that simulated liquidations."""
 

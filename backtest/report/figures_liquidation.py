@@ -1,4 +1,4 @@
-"""Figures of liquidations: the fund and survival where they happen, their rates where not."""
+"""Figures of liquidations: the fund where they happen, their rates where not."""
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +11,7 @@ from .classifier import classified
 from .figures_time import shown_sets
 from .frequency import times
 from .fund import adl_trigger, corners, fund_balances
-from .liquidations import fund_path, survival
+from .liquidations import fund_path
 from .reader import Results
 
 
@@ -85,27 +85,6 @@ def _draw_payers(axis: Axes, results: Results, name: str) -> None:
         )
         base = base + values
     axis.set_ylim(0.0, max(1.08 * float(base.max()), 1e-3))
-
-
-def figure_survival(results: Results) -> Figure:
-    """Share of accounts not liquidated yet, one curve a set."""
-    with mpl.rc_context(theme.style()):
-        figure, axes = theme.new_figure("Accounts not liquidated yet", 2.8)
-        panel = axes[0, 0]
-        for k, name in enumerate(shown_sets(results)):
-            rows = survival(results, name)
-            panel.step(
-                frames.numbers(rows, "days"),
-                frames.numbers(rows, "survival"),
-                where="post",
-                color=theme.set_color(k),
-                linestyle=theme.set_style(k),
-                label=theme.label(name),
-            )
-        panel.set_xlabel("days since the start")
-        theme.percent_axis(panel)
-        theme.legend_above(panel)
-    return figure
 
 
 def figure_roc(results: Results) -> Figure:

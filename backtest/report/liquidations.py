@@ -1,11 +1,10 @@
-"""What liquidations did in a run that simulated them: tables by stage, fund, risk, survival."""
+"""What liquidations did in a run that simulated them: tables by stage, fund, risk."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import CensoredData, ecdf
 
 from . import frames
 from .frequency import by_time, times
@@ -160,26 +159,6 @@ def risk(results: Results, name: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def survival(results: Results, name: str) -> pd.DataFrame:
-    """Share of accounts not liquidated yet by time since the start (Kaplan and Meier).
-
-    An account that leaves, or is never liquidated, is censored when it was last scored.
-    """
-    rows = results.simulated("liquidation_totals", name)
-    everyone = results.accounts(["account_id", "scored", "unpriced"], name)
-    start = pd.Timestamp(results.manifest["replay"]["start"])
-    times = pd.DatetimeIndex(rows["first_time"])
-    hit = np.asarray((times - start) / pd.Timedelta(seconds=1), float)
-    alive = ~np.isin(everyone["account_id"].to_numpy(str), rows["account_id"].to_numpy(str))
-    seen = frames.numbers(everyone, "scored") + frames.numbers(everyone, "unpriced")
-    left = np.maximum(seen[alive] - 1.0, 0.0) * results.interval_seconds
-    if not len(hit):
-        return pd.DataFrame({"days": [0.0], "survival": [1.0]})
-    curve = ecdf(CensoredData(uncensored=hit, right=left)).sf
-    days = np.concatenate([[0.0], curve.quantiles / SECONDS_PER_DAY])
-    return pd.DataFrame({"days": days, "survival": np.concatenate([[1.0], curve.probabilities])})
-
-
 def liquidation_tables(results: Results) -> dict[str, pd.DataFrame]:
     """Every table of liquidations by file name."""
     if not has_liquidations(results):
@@ -191,5 +170,4 @@ def liquidation_tables(results: Results) -> dict[str, pd.DataFrame]:
         "fund_path": over_sets(results, fund_path),
         "liquidations_by_day": over_sets(results, by_day),
         "liquidation_risk": over_sets(results, risk),
-        "survival": over_sets(results, survival),
     }

@@ -26,6 +26,7 @@ from .section import Picture, Section, head, number_cell
 from .sections_liquidation import classifier_section, liquidation_section
 from .sections_margin import break_even_section, charge_section, loss_section
 from .sections_schedule import path_section, schedule_section
+from .survival import CAPTION as SURVIVAL
 from .verdict import quote
 
 
@@ -110,7 +111,10 @@ def segment_section(results: Results) -> Section:
         "segments",
         "By segment",
         "Segments are the labels of the dataset's accounts.",
-        [Picture("segments", "Each mark is one parameter set; n counts scored accounts.")],
+        [
+            Picture("segments", "Each mark is one parameter set; n counts scored accounts."),
+            Picture("survival", SURVIVAL),
+        ],
         [PageTable("Liquidations by segment", headings, rows)],
     )
 

@@ -15,7 +15,7 @@ SET = Column("parameter_set", "Set")
 
 
 def liquidation_section(results: Results) -> Section:
-    """Stages, costs, fund and survival of the liquidations."""
+    """Stages, costs and fund of the liquidations."""
     intro = (
         "Accounts at the trigger were worked through the stages of their margin model and went on "
         "with what was left. Slices, fees and slippage are parameters, most of them assumed."
@@ -44,14 +44,7 @@ def liquidation_section(results: Results) -> Section:
             note="Quantiles over the days of the window: with few days they are its worst ones.",
         ),
     ]
-    pictures = [
-        Picture("fund", _fund_caption(results)),
-        Picture(
-            "survival",
-            "Share of accounts not liquidated yet (Kaplan and Meier); accounts that leave or are "
-            "never liquidated are censored when they were last scored.",
-        ),
-    ]
+    pictures = [Picture("fund", _fund_caption(results))]
     if policies.has_policies(results):
         pictures.insert(1, Picture(policies.TABLE, policies.CAPTION))
         compared = over_sets(results, policies.policies)

@@ -30,6 +30,7 @@ from .quality import checks_table, input_table, quarantine_table, unpriced_table
 from .reader import Results
 from .reverse import has_reverse_stress, nearest_table
 from .summary import or_nan, summary_table as summary_table
+from .survival import survival_tables
 from .triggers import trigger_stats
 
 
@@ -281,6 +282,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
     tables["largest_triggered"] = listed(results)
     tables |= concentration_tables(results) | profile_tables(results) | policy_tables(results)
     tables |= calendar_tables(results) | liquidation_tables(results) | impact_tables(results)
+    tables |= survival_tables(results)
     if not has_liquidations(results):
         tables["classifier"] = classifier_table(results)
     flips, accounts = [], []

@@ -203,6 +203,7 @@ def test_the_report_shows_them(out: Path):
     assert bad_debt["q99_usd"] == pytest.approx(paid["loss_usd"])
     assert notional["worst_usd"] == pytest.approx(sum(row["notional_usd"] for row in done))
     last = table("survival")[-1]
+    assert pd.isna(last["segment"])
     assert last["survival"] == pytest.approx(1.0 - len(accounts) / tiny_world.NUM_ACCOUNTS)
     assert sum(row["ended"] for row in table("liquidation_stages")) == len(done)
 
