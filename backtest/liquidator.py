@@ -35,7 +35,7 @@ from kernels.records import NUM_QUOTES, Table
 
 
 SIZES = (16, 64)
-"""Accounts of one compiled program; more take several calls."""
+"""Accounts of one compiled program; more take several calls, those that go on the fewer."""
 PACE = 8
 """Slices of a program; accounts that are done drop out after them."""
 
@@ -125,18 +125,7 @@ def liquidate(
         surplus_share: share of what a closed account leaves that the insurance fund takes.
     """
     book = table, params, padded_listing(listing, len(table.features)), rules
-    count = len(active)
-    most = SIZES[-1]
-    parts = [
-        _run(
-            jax.tree.map(lambda x, at=at: np.asarray(x)[..., at : at + most], room),
-            active[at : at + most],
-            book,
-        )
-        for at in range(0, max(count, 1), most)
-    ]
-    found = [_result(*part, book, surplus_share) for part in parts]
-    return found[0] if len(found) == 1 else _joined(found)
+    return _result(*_run(room, active, book), book, surplus_share)
 
 
 def padded_listing(listing: Listing, length: int) -> Listing:
@@ -155,12 +144,14 @@ def _run(room: Room, active: np.ndarray, book: Book) -> tuple[Progress, Records]
     records: Records = []
     left = np.flatnonzero(whole.running)
     while len(left):
-        part = _padded(_of(whole, left), _size(len(left)))
-        after, done = jax.device_get(_slices(part, *book))
-        for k in np.flatnonzero((done.stage != NO_PLACE).any(axis=1)).tolist():
-            records.append((left, _slice_of(done, k, len(left))))
-        for target, values in zip(jax.tree.leaves(whole), jax.tree.leaves(after), strict=True):
-            target[..., left] = values[..., : len(left)]
+        for at in range(0, len(left), SIZES[-1]):
+            some = left[at : at + SIZES[-1]]
+            part = _padded(_of(whole, some), _size(len(some)))
+            after, done = jax.device_get(_slices(part, *book))
+            for k in np.flatnonzero((done.stage != NO_PLACE).any(axis=1)).tolist():
+                records.append((some, _slice_of(done, k, len(some))))
+            for target, values in zip(jax.tree.leaves(whole), jax.tree.leaves(after), strict=True):
+                target[..., some] = values[..., : len(some)]
         left = np.flatnonzero(whole.running)
     return whole, records
 
@@ -310,19 +301,3 @@ def _level_after(
         equity_usd=gone(level.equity_usd),
         charges={name: gone(x) for name, x in level.charges.items()},
     )
-
-
-def _joined(parts: list[Liquidated]) -> Liquidated:
-    """The results of several calls as one."""
-
-    def concatenated(*x: Any) -> np.ndarray:
-        return np.concatenate(x, axis=-1)
-
-    fields: dict[str, Any] = {}
-    for name in Liquidated.__dataclass_fields__:
-        values = [getattr(part, name) for part in parts]
-        if name == "steps":
-            fields[name] = [mine for part in values for mine in part]
-        else:
-            fields[name] = jax.tree.map(concatenated, *values)
-    return Liquidated(**fields)

@@ -1,5 +1,7 @@
 """How long accounts go without a liquidation, all of them and by segment."""
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -47,27 +49,33 @@ def _lives(results: Results, name: str) -> pd.DataFrame:
     key = ("lives", name)
     if key in results.memo:
         return results.memo[key]
-    start = pd.Timestamp(results.manifest["replay"]["start"])
-    first = None
+    start: Any = pd.Timestamp(results.manifest["replay"]["start"])
+    simulated: dict[str, float] | None = None
     if has_liquidations(results):
         rows = results.simulated("liquidation_totals", name)
-        first = pd.Series(pd.DatetimeIndex(rows["first_time"]), rows["account_id"].astype(str))
+        seconds = _seconds_since(start, frames.names(rows, "first_time"))
+        simulated = dict(zip(frames.names(rows, "account_id"), seconds.tolist(), strict=True))
     columns = ["segment", "scored", "unpriced", "first_liquidation_time"]
-    columns += ["account_id"] if first is not None else []
+    columns += [] if simulated is None else ["account_id"]
     parts = [pd.DataFrame({"segment": [], "hit_s": [], "last_s": []}).astype({"segment": str})]
     for batch in results.account_batches(columns, name):
         frame = batch.to_pandas()
-        hit = frame["first_liquidation_time"]
-        if first is not None:
-            hit = frame["account_id"].astype(str).map(first)
+        seconds = _seconds_since(start, frames.names(frame, "first_liquidation_time"))
+        if simulated is not None:
+            ids = frames.names(frame, "account_id")
+            seconds = np.asarray([simulated.get(k, np.nan) for k in ids], float)
         seen = frames.numbers(frame, "scored") + frames.numbers(frame, "unpriced")
-        seconds = np.asarray((pd.DatetimeIndex(hit) - start) / pd.Timedelta(seconds=1), float)
         last = np.maximum(seen - 1.0, 0.0) * results.interval_seconds
         segment = frame["segment"].astype(str)
         whole = pd.DataFrame({"segment": segment, "hit_s": seconds, "last_s": last})
         parts.append(frames.rows(whole, seen > 0))
     results.memo[key] = pd.concat(parts, ignore_index=True)
     return results.memo[key]
+
+
+def _seconds_since(start: Any, moments: pd.Series) -> np.ndarray:
+    """Seconds from the start to each moment, NaN where there is none."""
+    return np.asarray((pd.to_datetime(moments, utc=True) - start).dt.total_seconds(), float)
 
 
 def _curve(lives: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +107,8 @@ def figure_survival(results: Results) -> Figure:
         theme.percent_axis(by_set)
         for axis in (by_set, by_segment):
             axis.set_xlabel("days since the start")
-            axis.legend(loc="lower left", fontsize=7.5)
+            if axis.lines:
+                axis.legend(loc="lower left", fontsize=7.5)
     return figure
 
 
