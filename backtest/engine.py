@@ -4,6 +4,7 @@ Accounts come in tiles of a fixed size, times in windows of a fixed length, so t
 class compiles once. What is compiled stands in ``tile_programs``.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,8 +49,13 @@ from kernels.records import AccountMargin, Book, Contract, Quote, Table
 INSTRUMENT_STEP = 256
 """The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
 
+BLOCK_INSTRUMENTS = 32
+"""Contracts of a block that a processor core prices at once, at the times of a window."""
+
 TILE_ACCOUNTS = 1024
-"""Accounts of a tile on a processor core."""
+"""Most accounts of a tile on a processor core."""
+TILE_ACCOUNT_TIMES_SETS = 65_536
+"""Of a tile on a processor core: a tile that is not full costs nearly as much as one that is."""
 BLOCK_ACCOUNT_TIMES = 1536
 """Of a block of accounts over a window, whose numbers stay in the cache of a processor core."""
 WIDE_LEGS, WIDE_NARROWING = 32, 2
@@ -161,13 +167,15 @@ class Engine:
             settlement_fx=window.settlement_fx,
             funding=window.funding,
         )
-        contracts, quotes = jax.tree.map(_padded_instruments, (contracts, quotes))
+        contracts, quotes = jax.tree.map(padded_instruments, (contracts, quotes))
         now_s = window.times_us / 1e6
         features, order_terms = priced_features(contracts, quotes, now_s, window.currency_usd)
+        length = len(contracts.kind)
+        blocks = 1 if self._accelerates else length // math.gcd(length, BLOCK_INSTRUMENTS)
         priced = []
         for params in sets:
             columns, scenarios, rates = priced_columns(
-                contracts, quotes, features, now_s, window.currency_usd, params
+                contracts, quotes, features, now_s, window.currency_usd, params, blocks=blocks
             )
             table = Table(
                 features=features,
@@ -336,7 +344,9 @@ class Engine:
         so that few sizes are compiled.
         """
         block = self._block_accounts(batch, num_times, num_sets)
-        wanted = self._tile_accounts or (block if self._accelerates else TILE_ACCOUNTS)
+        fitting = 1 << max(TILE_ACCOUNT_TIMES_SETS // (num_times * num_sets), 1).bit_length() - 1
+        usual = block if self._accelerates else min(TILE_ACCOUNTS, fitting)
+        wanted = self._tile_accounts or usual
         return -(-wanted // block) * block * len(self.devices)
 
     @property
@@ -426,7 +436,7 @@ class Engine:
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
 
 
-def _padded_instruments(x: Any) -> np.ndarray:
+def padded_instruments(x: Any) -> np.ndarray:
     """The instrument axis (the last one) filled up with the null contract it begins with.
 
     A few lengths serve all datasets, so that they share compiled programs.

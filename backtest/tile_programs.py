@@ -21,6 +21,7 @@ from kernels.account import Exposures
 from kernels.breakeven import Multipliers
 from kernels.debts import Ledger, Moved
 from kernels.episodes import AccountState
+from kernels.features import is_alive
 from kernels.model import AccountRules, MarginModel
 from kernels.models import model_of
 from kernels.records import AccountMargin, Book, Contract, Quote, Table, UnitMargin, Values
@@ -55,18 +56,36 @@ def priced_features(
     return over_times(contracts, quotes, now_s, currency_usd)
 
 
-@kept()
+@kept("blocks")
 def priced_columns(
     contracts: Contract,
     quotes: Quote,
-    features: Array,
-    now_s: Array,
-    currency_usd: Array,
+    features: Float[Array, "instrument feature time"],
+    now_s: Float[Array, " time"],
+    currency_usd: Float[Array, "time currency"],
     params: Any,
-) -> tuple[Array, Array, Array]:
-    """Columns, scenarios and rates of one parameter set at every time (``model_columns``)."""
-    over_times = jax.vmap(model_columns, in_axes=(None, 0, -1, 0, 0, 0), out_axes=-1)
-    return over_times(contracts, quotes, features, now_s, currency_usd, params)
+    blocks: int,
+) -> tuple[
+    Float[Array, "instrument model_column time"],
+    Float[Array, "instrument scenario time"],
+    Float[Array, "rate_row rate_column time"],
+]:
+    """Columns, scenarios and rates of one parameter set at every time (``model_columns``).
+
+    In ``blocks`` of instruments, so that a block stays in the cache of a processor core; one in
+    which nothing is alive (expired or padding) is all zeros and is left out.
+    """
+    rates = jax.vmap(model_of(params).rates, out_axes=-1)(currency_usd, params)
+    at_times = now_s, currency_usd.T, jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), params)
+
+    def priced(block: tuple[Contract, Quote, Array]) -> tuple[Array, Array]:
+        alive = jax.vmap(is_alive, in_axes=(0, None))(block[0], now_s)
+        return model_columns(partial(computed_apart, jnp.any(alive)), *block, *at_times)
+
+    by_instrument = contracts, jax.tree.map(jnp.transpose, quotes), features
+    cut = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), by_instrument)
+    columns, scenarios = (x.reshape(-1, *x.shape[2:]) for x in jax.lax.map(priced, cut))
+    return columns, scenarios, rates
 
 
 class Blocks(NamedTuple):

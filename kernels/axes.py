@@ -6,6 +6,7 @@ Values of several accounts and times have the accounts before the times; either 
 from functools import reduce
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,6 +19,16 @@ def alike_over_times(x: Any, values: Any) -> Any:
 def alike_over_accounts(x: Any, values: Any) -> Any:
     """Numbers of times, the same for all accounts, with as many axes as ``values``."""
     return x.reshape((1,) * (values.ndim - x.ndim) + x.shape) if x.ndim else x
+
+
+def interpolated(
+    x: Float[Array, " *time"],
+    nodes: Float[Array, " node *time"],
+    values: Float[Array, " node *time"],
+) -> Float[Array, " *time"]:
+    """``jnp.interp`` at one time or at several, each with its own nodes."""
+    at_times = jax.vmap(jnp.interp, in_axes=-1) if jnp.ndim(x) else jnp.interp
+    return at_times(x, nodes, values)
 
 
 def lowest(cells: Float[Array, " cell *axes"]) -> Float[Array, " *axes"]:

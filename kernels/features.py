@@ -35,18 +35,18 @@ USD_GROUP = NUM_QUOTES - 1
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
 
-def years_left(contract: Contract, now_s: Float[Array, ""]) -> Float[Array, ""]:
+def years_left(contract: Contract, now_s: Float[Array, " *time"]) -> Float[Array, " *time"]:
     """Time to expiry in years (ACT/365, by the second), at least 0; inf where none."""
     return jnp.maximum(contract.expiry_s - now_s, 0.0) / SECONDS_PER_YEAR
 
 
-def is_priced(contract: Contract, quote: Quote) -> Bool[Array, ""]:
+def is_priced(contract: Contract, quote: Quote) -> Bool[Array, " *time"]:
     """Whether the contract can be valued: a mark, and for options a forward and volatility."""
     option_ok = jnp.isfinite(quote.forward_usd) & jnp.isfinite(quote.iv)
     return jnp.isfinite(quote.mark) & jnp.where(contract.kind == OPTION, option_ok, True)
 
 
-def is_alive(contract: Contract, now_s: Float[Array, ""]) -> Bool[Array, ""]:
+def is_alive(contract: Contract, now_s: Float[Array, " *time"]) -> Bool[Array, " *time"]:
     """Whether the contract has not expired yet (it settles at the first time >= expiry)."""
     return (contract.kind != NULL) & (now_s < contract.expiry_s)
 

@@ -70,7 +70,8 @@ class AccountRules(eqx.Module):
 class MarginModel(NamedTuple):
     """One margin model: what its columns are, how they add up, what a unit is charged.
 
-    Every function but ``pieces`` takes one element (a contract, a unit) at one time.
+    Every function but ``pieces`` takes one element (a contract, a unit) at one time;
+    ``contract_columns`` and ``scenarios`` at one or at several, times last.
 
     Fields:
         name: as in the ``model`` key of parameter files.
@@ -83,8 +84,9 @@ class MarginModel(NamedTuple):
         bucket: columns summed over the legs of an expiry bucket before ``fold`` sees them.
         num_folded, fold: ``(folded, bucket sums, columns of the last leg)`` -> running folds
             that a closed bucket adds to.
-        num_scenarios, scenarios: ``(contract, quote, now_s, currency_usd, features, params)`` ->
-            USD profit of one contract in each scenario column.
+        num_scenarios, scenarios: functions ``(contract, quote, now_s, currency_usd, features,
+            params)`` -> USD profit of one contract in each of its scenario columns; one after
+            another they fill the columns.
         rates: ``(currency_usd, params)`` -> numbers that depend on the time only.
         spot: ``(equity_coin, exposure, limit_coin, coin, params)`` -> signed spot in the unit.
         unit_charges: ``(exposure, coin, coin_usd, spot_coin, rates, params)`` -> charges, USD.
@@ -109,7 +111,7 @@ class MarginModel(NamedTuple):
     num_folded: int
     fold: Callable[..., Any]
     num_scenarios: int
-    scenarios: Callable[..., Any]
+    scenarios: tuple[Callable[..., Any], ...]
     rates: Callable[..., Any]
     spot: Callable[..., Any]
     unit_charges: Callable[..., Any]

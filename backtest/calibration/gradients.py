@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float
 
 from backtest.batching import SHAPES, Batch, Shape, widened
 from backtest.calibration.standing import Standing
+from backtest.engine import padded_instruments
 from backtest.kept_programs import kept
 from backtest.market_window import MICROS, MarketWindow
 from backtest.parameter_records import parameter_record
@@ -177,9 +178,9 @@ class Sensitivities:
     def _at(
         self, time_us: int, end_us: int
     ) -> Iterable[tuple[int, Contract, Moment, Book, np.ndarray]]:
-        contracts = self.standing.contracts(time_us)
         market = self.standing.market(time_us, np.asarray([time_us, end_us]))
-        whole, raw = _moments(market, contracts)
+        contracts, quotes = _listed(self.standing.contracts(time_us), market)
+        whole, raw = _moments(market, contracts, quotes)
         filled = _filled(contracts, market)
         params = self._record(time_us, {})
         held = list(self.standing.batches(time_us, self.name))
@@ -242,6 +243,13 @@ def _tiles(batch: Batch, shape: Shape) -> Iterable[tuple[Book, np.ndarray]]:
         yield widened(batch, np.resize(mine, TILE), shape=shape), np.arange(TILE) < len(mine)
 
 
+def _listed(contracts: Contract, market: MarketWindow) -> tuple[Contract, Quote]:
+    """Contracts and quotes of as many as other times have, so that a gradient compiles once."""
+    fields = ("mark", "forward_usd", "iv", "settlement", "settlement_fx", "funding")
+    quotes = Quote(**{name: getattr(market, name) for name in fields})
+    return jax.tree.map(padded_instruments, (contracts, quotes))
+
+
 def _filled(contracts: Contract, market: MarketWindow) -> Contract:
     """Contracts whose terms are finite where they do not matter, by kind.
 
@@ -260,10 +268,8 @@ def _filled(contracts: Contract, market: MarketWindow) -> Contract:
     )
 
 
-def _moments(market: MarketWindow, contracts: Contract) -> tuple[Moment, Moment]:
+def _moments(market: MarketWindow, contracts: Contract, quotes: Quote) -> tuple[Moment, Moment]:
     """The market without a number missing, and as it is."""
-    fields = ("mark", "forward_usd", "iv", "settlement", "settlement_fx", "funding")
-    quotes = Quote(**{name: getattr(market, name) for name in fields})
     now_s, usd = market.times_us / MICROS, market.currency_usd
     found = priced_features(contracts, quotes, now_s, usd)
     features, order_terms = (np.moveaxis(np.asarray(x), -1, 0) for x in found)
@@ -291,8 +297,9 @@ def _table(moment: Moment, columns: Array, scenarios: Array, rates: Array) -> Ta
 
 def _margin(params: Any, book: Book, contracts: Contract, now: Moment) -> AccountMargin:
     """Every number of the accounts at one time."""
-    priced = model_columns(contracts, now.quotes, now.features, now.now_s, now.currency_usd, params)
-    table = _table(now, *priced)
+    market = now.quotes, now.features, now.now_s, now.currency_usd
+    priced = model_columns(together, contracts, *market, params)
+    table = _table(now, *priced, model_of(params).rates(now.currency_usd, params))
     exposures = account.batch_exposures(book, table, params)
     return account.batch_margin(together, exposures, book, table, params)[1]
 

@@ -7,11 +7,11 @@ Strike, forward and mark of an option settled in a quote currency are in that cu
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kernels import black76
+from kernels.axes import alike_over_accounts
 from kernels.features import SECONDS_PER_YEAR, USD_GROUP, is_alive, is_expiring, is_priced
 from kernels.model import AccountRules
 from kernels.records import NUM_QUOTES, OPTION, SPOT, Contract, Quote
@@ -73,15 +73,15 @@ class BybitParameters(eqx.Module):
 
 
 def seconds_left(
-    contract: Contract, now_s: Float[Array, ""], params: BybitParameters
-) -> Float[Array, ""]:
+    contract: Contract, now_s: Float[Array, " *time"], params: BybitParameters
+) -> Float[Array, " *time"]:
     """Seconds to expiry on the clock of the set, at least 0; 0 for perpetuals."""
     clock_s = jnp.where(params.whole_seconds, jnp.floor(now_s), now_s)
     left = jnp.maximum(contract.expiry_s - clock_s, 0.0)
     return jnp.where(is_expiring(contract), left, 0.0)
 
 
-def expiry_share(left_s: Float[Array, ""], params: BybitParameters) -> Float[Array, ""]:
+def expiry_share(left_s: Float[Array, " *time"], params: BybitParameters) -> Float[Array, " *time"]:
     """Share of the price shock that an option still takes.
 
     References:
@@ -95,8 +95,8 @@ def expiry_share(left_s: Float[Array, ""], params: BybitParameters) -> Float[Arr
 
 
 def shocked_vols(
-    vol: Float[Array, ""], left_s: Float[Array, ""], params: BybitParameters
-) -> Float[Array, " state"]:
+    vol: Float[Array, " *time"], left_s: Float[Array, " *time"], params: BybitParameters
+) -> Float[Array, " state *time"]:
     """Volatility down, same and up: ``IV (1 - down (30/D)^e)``, ``IV``, ``IV (1 + up (30/D)^e)``.
 
     ``D`` is the number of days left, rounded up, at least the set's least.
@@ -109,16 +109,16 @@ def shocked_vols(
     size = (params.vol_reference_days / days) ** params.vol_exponent
     size = size * jnp.where(params.expiry_scales_vol, expiry_share(left_s, params), 1.0)
     factors = jnp.stack([1 - params.vol_down * size, jnp.ones_like(size), 1 + params.vol_up * size])
-    return jnp.maximum(vol * factors, 0.0)
+    return jnp.maximum(vol[None] * factors, 0.0)
 
 
 def option_scenarios(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    fx: Float[Array, ""],
+    now_s: Float[Array, " *time"],
+    fx: Float[Array, " *time"],
     params: BybitParameters,
-) -> Float[Array, " scenario"]:
+) -> Float[Array, " scenario *time"]:
     """USD profit of one option contract against its published mark in every cell.
 
     ``m (Black76(F (1 + x), K, IV', T) - P) fx``; settled in the coin ``m (c' (1 + x) - P) S``,
@@ -137,39 +137,41 @@ def option_scenarios(
     left_s = seconds_left(contract, now_s, params)
     years = left_s / SECONDS_PER_YEAR
     in_quote = contract.settle < NUM_QUOTES
-    moves = params.price_moves[contract.coin] * expiry_share(left_s, params)
-    vols = shocked_vols(quote.iv, left_s, params) * jnp.sqrt(years)
+    moves = params.price_moves[contract.coin] * expiry_share(left_s, params)[None]
+    vols = shocked_vols(quote.iv, left_s, params) * jnp.sqrt(years)[None]
 
     def price(move: Array, vol_time: Array) -> Array:
-        forward = quote.forward_usd * (1 + move)
+        forward = alike_over_accounts(quote.forward_usd, move) * (1 + move)
         coins = black76.price_coin(forward, contract.strike_usd, vol_time, contract.call_sign)
-        index_factor = jnp.where(params.pnl_in_coin, 1.0, 1 + move)
+        in_coin = alike_over_accounts(params.pnl_in_coin, move)
+        index_factor = jnp.where(in_coin, 1.0, 1 + move)
         return coins * jnp.where(in_quote, forward, index_factor)
 
-    cells = jax.vmap(lambda x: jax.vmap(lambda v: price(x, v))(vols))(moves).reshape(-1)
-    return contract.multiplier * (cells - quote.mark) * fx
+    cells = price(moves[:, None], vols[None])
+    cells = cells.reshape(-1, *cells.shape[2:])
+    return contract.multiplier * (cells - quote.mark[None]) * fx[None]
 
 
 def scenario_columns(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    currency_usd: Float[Array, " currency"],
-    features: Float[Array, " feature"],
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
     params: BybitParameters,
-) -> Float[Array, " scenario"]:
+) -> Float[Array, " scenario *time"]:
     """USD profit of one contract in each column; zero for all but options (``LINEAR_USD``)."""
     pnl = option_scenarios(contract, quote, now_s, currency_usd[contract.settle], params)
     exposed = is_exposed(contract, quote, now_s, currency_usd)
-    return jnp.where(exposed & (contract.kind == OPTION), pnl, 0.0)
+    return jnp.where((exposed & (contract.kind == OPTION))[None], pnl, 0.0)
 
 
 def is_exposed(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    currency_usd: Float[Array, " currency"],
-) -> Bool[Array, ""]:
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+) -> Bool[Array, " *time"]:
     """Whether the contract is a live derivative with every price that it needs."""
     usd = currency_usd[contract.coin] * currency_usd[contract.settle]
     priced = is_priced(contract, quote) & jnp.isfinite(usd)
@@ -179,11 +181,11 @@ def is_exposed(
 def contract_columns(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    currency_usd: Float[Array, " currency"],
-    features: Float[Array, " feature"],
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
     params: BybitParameters,
-) -> Float[Array, " model_column"]:
+) -> Float[Array, " model_column *time"]:
     """Columns of one contract (``NUM_COLUMNS``).
 
     Deltas are ``m``, inverse ``m / P``, options ``m N(d1)`` (not premium adjusted); the family of
@@ -222,4 +224,5 @@ def contract_columns(
         DAYS: left_s // SECONDS_PER_DAY,
     }
     exposed = is_exposed(contract, quote, now_s, currency_usd)
-    return jnp.where(exposed, jnp.stack([columns[k] for k in range(NUM_COLUMNS)]), 0.0)
+    at_times = [jnp.broadcast_to(columns[k], exposed.shape) for k in range(NUM_COLUMNS)]
+    return jnp.where(exposed[None], jnp.stack(at_times), 0.0)

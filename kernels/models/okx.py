@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels import black76
-from kernels.axes import alike_over_accounts, lowest
+from kernels.axes import alike_over_accounts, interpolated, lowest
 from kernels.breakeven import Pieces
 from kernels.features import (
     CASH,
@@ -108,10 +108,12 @@ class OkxParameters(eqx.Module):
     account: AccountRules
 
 
-def vol_shock(params: OkxParameters, days: Float[Array, ""], vol: Float[Array, ""]):
+def vol_shock(
+    params: OkxParameters, days: Float[Array, " *time"], vol: Float[Array, " *time"]
+) -> Float[Array, " *time"]:
     """Upward volatility shock of an option with ``days`` left, as a fraction a year (MR1)."""
-    points = jnp.interp(days, params.points_days, params.points)
-    percent = jnp.interp(days, params.percent_days, params.percent) * vol
+    points = interpolated(days, params.points_days, params.points)
+    percent = interpolated(days, params.percent_days, params.percent) * vol
     # An empty table does not take part in the combination.
     points, percent = (
         jnp.where(params.has_points, points, percent),
@@ -120,58 +122,136 @@ def vol_shock(params: OkxParameters, days: Float[Array, ""], vol: Float[Array, "
     options = jnp.stack(
         [points, percent, jnp.maximum(points, percent), jnp.minimum(points, percent)]
     )
-    return options[params.combine]
+    return jnp.take_along_axis(options, params.combine[None], axis=0)[0]
 
 
-def option_scenarios(
+def option_usd(
+    contract: Contract,
+    forward_usd: Float[Array, "..."],
+    vol: Float[Array, "..."],
+    years: Float[Array, "..."],
+    spot_usd: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """Value of an option on one coin: ``c S`` with ``c = Black76(F, K, sigma, T) / F``."""
+    total_vol = vol * jnp.sqrt(years)
+    coins = black76.price_coin(forward_usd, contract.strike_usd, total_vol, contract.call_sign)
+    return spot_usd * coins
+
+
+def option_under_move(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    spot_usd: Float[Array, ""],
+    now_s: Float[Array, " *time"],
+    spot_usd: Float[Array, " *time"],
+    move: Float[Array, "..."],
+    vol: Float[Array, "..."],
     params: OkxParameters,
-) -> Float[Array, " scenario"]:
-    """USD profit of one option contract in every scenario column, per contract held.
-
-    ``V = c S`` with ``c = Black76(F, K, sigma, T) / F``; forward and index move together.
+) -> Float[Array, "..."]:
+    """Value of an option on one coin after a price move: forward and index move together.
 
     References:
-        OKX portfolio margin rules, section 6: repricing, MR1, MR2, MR5, MR6.
+        OKX portfolio margin rules, section 6: repricing.
     """
-    years = years_left(contract, now_s)
-    forward, vol, strike, sign = (
-        quote.forward_usd,
-        quote.iv,
-        contract.strike_usd,
-        contract.call_sign,
+    now = spot_usd, quote.forward_usd, years_left(contract, now_s), params.pnl_in_coin
+    spot_usd, forward_usd, years, in_coin = (alike_over_accounts(x, move) for x in now)
+    moved_usd = jnp.where(in_coin, spot_usd, spot_usd * (1 + move))
+    return option_usd(contract, forward_usd * (1 + move), vol, years, moved_usd)
+
+
+def profit_usd(
+    cells: slice,
+    moved_usd: Float[Array, " cell *time"],
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
+    params: OkxParameters,
+) -> Float[Array, " cell *time"]:
+    """USD profit of one contract in some scenarios, of all but options from the delta.
+
+    ``moved_usd`` is what an option on one coin is worth in each of them.
+    """
+    spot_usd = currency_usd[contract.coin]
+    now_usd = option_usd(
+        contract, quote.forward_usd, quote.iv, years_left(contract, now_s), spot_usd
     )
+    option = contract.multiplier * (moved_usd - now_usd[None])
+    linear_usd = features[DELTA] * spot_usd
+    linear = linear_usd[None] * linear_columns(contract.coin, params)[cells]
+    pnl = jnp.where(contract.kind == OPTION, option, linear)
+    exposed = is_alive(contract, now_s) & is_priced(contract, quote) & jnp.isfinite(spot_usd)
+    return jnp.where(exposed[None], pnl, 0.0)
 
-    def value(forward_usd: Array, sigma: Array, time_yr: Array, index_usd: Array) -> Array:
-        vol_time = sigma * jnp.sqrt(time_yr)
-        return index_usd * black76.price_coin(forward_usd, strike, vol_time, sign)
 
-    def under_move(move: Array, sigma: Array) -> Array:
-        index = jnp.where(params.pnl_in_coin, spot_usd, spot_usd * (1 + move))
-        return value(forward * (1 + move), sigma, years, index)
-
-    base = value(forward, vol, years, spot_usd)
-    shock = vol_shock(params, years * DAYS_PER_YEAR, vol)
-    shocked = jnp.maximum(jnp.stack([vol - shock, vol + shock]), params.vol_floor)
-    vols = jnp.stack([shocked[0], vol, shocked[1]])
+def mr1_scenarios(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
+    params: OkxParameters,
+) -> Float[Array, " scenario *time"]:
+    """USD profit of one contract in the cells of MR1, price moves outside."""
+    vol, spot_usd = quote.iv, currency_usd[contract.coin]
+    shock = vol_shock(params, years_left(contract, now_s) * DAYS_PER_YEAR, vol)
+    down, up = (jnp.maximum(x, params.vol_floor) for x in (vol - shock, vol + shock))
+    vols = jnp.stack([down, vol, up])
     moves = params.price_moves[contract.coin]
-    mr1 = jax.vmap(lambda x: jax.vmap(lambda v: under_move(x, v))(vols))(moves).reshape(-1)
+    moved = option_under_move(contract, quote, now_s, spot_usd, moves[:, None], vols[None], params)
+    moved = moved.reshape(-1, *moved.shape[2:])
+    return profit_usd(MR1_CELLS, moved, contract, quote, now_s, currency_usd, features, params)
 
+
+def mr6_scenarios(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
+    params: OkxParameters,
+) -> Float[Array, " scenario *time"]:
+    """USD profit of one contract under the extreme moves up and down."""
     extreme = params.extreme_move[contract.coin]
-    mr6 = jax.vmap(lambda x: under_move(x, vol))(jnp.stack([extreme, -extreme]))
+    moves = jnp.stack([extreme, -extreme])
+    spot_usd = currency_usd[contract.coin]
+    moved = option_under_move(contract, quote, now_s, spot_usd, moves, quote.iv[None], params)
+    return profit_usd(MR6_CELLS, moved, contract, quote, now_s, currency_usd, features, params)
 
+
+def mr5_scenarios(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
+    params: OkxParameters,
+) -> Float[Array, " scenario *time"]:
+    """USD profit of one option under the four shocks of the rate curve; 0 for all others."""
+    years, spot_usd = years_left(contract, now_s), currency_usd[contract.coin]
     slope = params.rate_slope * (1 - 2 * jnp.minimum(years / params.rate_slope_span_yr, 1.0))
     p = params.rate_parallel
     shifts = jnp.stack([p + slope, p - slope, slope - p, -p - slope])
-    mr5 = jax.vmap(lambda dr: value(forward * jnp.exp(dr * years), vol, years, spot_usd))(shifts)
+    forward_usd = quote.forward_usd[None] * jnp.exp(shifts * years[None])
+    moved = option_usd(contract, forward_usd, quote.iv[None], years[None], spot_usd[None])
+    return profit_usd(MR5_CELLS, moved, contract, quote, now_s, currency_usd, features, params)
 
-    tomorrow_yr = jnp.maximum(years - params.theta_days / DAYS_PER_YEAR, 0.0)
-    mr2 = value(forward, vol, tomorrow_yr, spot_usd)
-    cells = jnp.concatenate([mr1, mr6, mr5, mr2[None]])
-    return contract.multiplier * (cells - base)
+
+def mr2_scenarios(
+    contract: Contract,
+    quote: Quote,
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
+    params: OkxParameters,
+) -> Float[Array, " scenario *time"]:
+    """USD profit of one option by time passing; 0 for all others."""
+    spot_usd = currency_usd[contract.coin]
+    later_yr = years_left(contract, now_s) - params.theta_days / DAYS_PER_YEAR
+    later_yr = jnp.maximum(later_yr, 0.0)
+    moved = option_usd(contract, quote.forward_usd, quote.iv, later_yr, spot_usd)[None]
+    cells = slice(MR2_CELL, MR2_CELL + 1)
+    return profit_usd(cells, moved, contract, quote, now_s, currency_usd, features, params)
 
 
 def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, " scenario *time"]:
@@ -182,36 +262,19 @@ def linear_columns(coin: Int[Array, ""], params: OkxParameters) -> Float[Array, 
     return jnp.concatenate([moves, jnp.stack([extreme, -extreme]), none])
 
 
-def scenario_columns(
-    contract: Contract,
-    quote: Quote,
-    now_s: Float[Array, ""],
-    currency_usd: Float[Array, " currency"],
-    features: Float[Array, " feature"],
-    params: OkxParameters,
-) -> Float[Array, " scenario"]:
-    """USD profit of one contract in each column; options repriced, all others by their delta."""
-    spot_usd = currency_usd[contract.coin]
-    linear = features[DELTA] * spot_usd * linear_columns(contract.coin, params)
-    option = option_scenarios(contract, quote, now_s, spot_usd, params)
-    pnl = jnp.where(contract.kind == OPTION, option, linear)
-    exposed = is_alive(contract, now_s) & is_priced(contract, quote) & jnp.isfinite(spot_usd)
-    return jnp.where(exposed, pnl, 0.0)
-
-
 def contract_columns(
     contract: Contract,
     quote: Quote,
-    now_s: Float[Array, ""],
-    currency_usd: Float[Array, " currency"],
-    features: Float[Array, " feature"],
+    now_s: Float[Array, " *time"],
+    currency_usd: Float[Array, " currency *time"],
+    features: Float[Array, " feature *time"],
     params: OkxParameters,
-) -> Float[Array, " model_column"]:
+) -> Float[Array, " model_column *time"]:
     """Per-contract inputs of MR3, MR4 and MR7 (module docstring), USD but for the move.
 
     The fee size is ``|n| * even + n * odd``, which holds long and short options at one rate each.
     """
-    cash_usd = jnp.sum(features[CASH])
+    cash_usd = jnp.sum(features[CASH], axis=0)
     spot_usd = currency_usd[contract.coin]
     years = years_left(contract, now_s)
     is_option = contract.kind == OPTION
@@ -235,7 +298,7 @@ def contract_columns(
     even = jnp.where(is_option, 0.5 * (long + short), linear_fee)
     odd = jnp.where(is_option, 0.5 * (long - short), 0.0)
     columns = jnp.stack([jnp.where(in_basis, cash_usd, 0.0), move, vega, even, odd])
-    return jnp.where(exposed, columns, 0.0)
+    return jnp.where(exposed[None], columns, 0.0)
 
 
 def depeg_rates(
@@ -524,7 +587,7 @@ MODEL = MarginModel(
     num_folded=2,
     fold=fold_bucket,
     num_scenarios=NUM_SCENARIOS,
-    scenarios=scenario_columns,
+    scenarios=(mr1_scenarios, mr6_scenarios, mr5_scenarios, mr2_scenarios),
     rates=depeg_rates,
     spot=unit_spot,
     unit_charges=unit_charges,

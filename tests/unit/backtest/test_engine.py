@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from backtest.what_if import terms_of
 from backtest.window_records import TileResult, WindowTables
 from kernels.episodes import STATUS_MASK
 from kernels.models import okx
+from kernels.records import OPTION
 from kernels.status import STATUS_NAMES
 from tests.okx_books import merged_numbers
 from tests.unit.kernels import random_books
@@ -212,3 +214,26 @@ def test_accelerators_take_large_tiles(batch: Batch, accounts: int, times: int, 
     card: Any = SimpleNamespace(platform="gpu")
     large = replace(batch, accounts=np.arange(accounts))
     assert Engine(devices=[card]).tile_size(large, times) == tile
+
+
+def test_prices_are_the_same_in_blocks_of_any_size():
+    # A block in which nothing is alive is not computed: its numbers must be what they would be.
+    contracts = contract_records(random_books.instruments(), AXIS)
+    market = random_books.markets()
+    ends_s = np.where(contracts.kind == OPTION, market.times_us[0] / 1e6, contracts.expiry_s)
+    expired = eqx.tree_at(lambda c: c.expiry_s, contracts, ends_s)
+    params = over_times(okx_parameters(merged_numbers(), AXIS), random_books.NUM_TIMES)
+    found = []
+    for size in (1, 8, 256):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("backtest.engine.BLOCK_INSTRUMENTS", size)
+            found.append(
+                [engine().price(market, each, [params])[0].tables for each in (contracts, expired)]
+            )
+    options = np.flatnonzero(contracts.kind == OPTION)
+    assert np.count_nonzero(found[0][0].scenarios[options])
+    assert not np.count_nonzero(found[0][1].scenarios[options])
+    for other in found[1:]:
+        for mine, its in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
+            # Another program rounds otherwise: by the last bits of a coin's price.
+            np.testing.assert_allclose(np.asarray(mine), np.asarray(its), rtol=1e-12, atol=1e-9)
