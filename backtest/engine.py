@@ -222,8 +222,8 @@ class Engine:
         numbers = [(one.tables, one.params) for one in priced]
         leaves = list(zip(*map(jax.tree.leaves, numbers), strict=True))
         structure = jax.tree.structure(numbers[0])
-        differs = np.asarray([not _all_equal(each) for each in leaves])
-        differs |= self._differs.get((structure, len(priced)), False)
+        known = self._differs.get((structure, len(priced)), np.zeros(len(leaves), bool))
+        differs = np.asarray([k or not _all_equal(x) for k, x in zip(known, leaves, strict=True)])
         self._differs[structure, len(priced)] = differs
         joined = [
             jnp.stack(each) if mine else each[0] for each, mine in zip(leaves, differs, strict=True)

@@ -9,16 +9,16 @@ from jaxtyping import Array
 from backtest.errors import ConfigError
 from backtest.model_records import Currencies
 from backtest.tier_records import account_rules, floats, marginal_tiers
-from kernels.models import okx
+from kernels.models import okx, okx_contracts
 
 
-def okx_parameters(numbers: dict[str, Any], currencies: Currencies) -> okx.OkxParameters:
+def okx_parameters(numbers: dict[str, Any], currencies: Currencies) -> okx_contracts.OkxParameters:
     """Kernel record of an OKX parameter set (``ParameterSet.numbers()``).
 
     Every tier table is padded to one fixed width, so that sets share compiled programs.
     """
     group = _groups(numbers["groups"], currencies)
-    return okx.OkxParameters(
+    return okx_contracts.OkxParameters(
         **_scenario_fields(numbers, group),
         **_rate_fields(numbers, group),
         **_fee_fields(numbers["mr7"], group, currencies),
@@ -40,10 +40,10 @@ def okx_parameters(numbers: dict[str, Any], currencies: Currencies) -> okx.OkxPa
 def _scenario_fields(numbers: dict[str, Any], group: list[str]) -> dict[str, Any]:
     """Price moves and volatility shocks: MR1, MR2, MR6."""
     moves = [_mirrored(numbers["mr1"]["price_moves"][g]) for g in group]
-    if len(moves[0]) != okx.NUM_MOVES:
+    if len(moves[0]) != okx_contracts.NUM_MOVES:
         raise ConfigError(
-            f"mr1.price_moves: {len(moves[0])} prices, this version evaluates {okx.NUM_MOVES} "
-            "(0 and three moves, up and down)"
+            f"mr1.price_moves: {len(moves[0])} prices, this version evaluates "
+            f"{okx_contracts.NUM_MOVES} (0 and three moves, up and down)"
         )
     volatility = numbers["mr1"]["volatility"]
     return {
@@ -54,7 +54,7 @@ def _scenario_fields(numbers: dict[str, Any], group: list[str]) -> dict[str, Any
         "percent": _nodes(volatility["percent"]),
         "has_points": jnp.asarray(len(volatility["points"]) > 0),
         "has_percent": jnp.asarray(len(volatility["percent"]) > 0),
-        "combine": jnp.asarray(okx.COMBINE.index(volatility["combine"]), jnp.int32),
+        "combine": jnp.asarray(okx_contracts.COMBINE.index(volatility["combine"]), jnp.int32),
         "vol_floor": floats(volatility["floor"]),
         "pnl_in_coin": jnp.asarray(numbers["option_pnl"] == "coin"),
         "theta_days": floats(numbers["mr2"]["days"]),

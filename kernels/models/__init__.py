@@ -3,11 +3,11 @@
 from typing import Any
 
 from kernels.model import MarginModel
-from kernels.models import bybit, okx
+from kernels.models import bybit, okx, okx_contracts
 
 
 MODELS: dict[type, MarginModel] = {
-    okx.OkxParameters: okx.MODEL,
+    okx_contracts.OkxParameters: okx.MODEL,
     bybit.BybitParameters: bybit.MODEL,
 }
 MODELS_BY_NAME = {model.name: model for model in MODELS.values()}

@@ -13,7 +13,7 @@ from backtest.model_records import Currencies
 from backtest.okx_records import okx_parameters
 from kernels import black76, breakeven, exposure
 from kernels.features import CASH, COIN_VALUE, DELTA, GROSS, NUM_FEATURES, VALUE
-from kernels.models import okx
+from kernels.models import okx, okx_contracts
 from kernels.records import Table
 from kernels.tiers import MarginalTiers, StepTiers, marginal_charge, step_rates
 from tests.okx_books import merged_numbers
@@ -41,7 +41,7 @@ class Case:
         return jax.vmap(self.kernel, in_axes=tuple(0 if b else None for b in self.batched))(*args)
 
 
-def params() -> okx.OkxParameters:
+def params() -> okx_contracts.OkxParameters:
     return okx_parameters(merged_numbers(), Currencies(COINS))
 
 
