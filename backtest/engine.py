@@ -467,9 +467,14 @@ def _all_equal(leaves: tuple[Any, ...]) -> bool:
     first, *others = leaves
     if all(x is first for x in others):
         return True
-    first = np.asarray(first)
+    first, *others = (_once(np.asarray(x)) for x in leaves)
     kind = {"equal_nan": True} if first.dtype.kind == "f" else {}
-    return all(np.array_equal(first, np.asarray(x), **kind) for x in others)
+    return all(np.array_equal(first, x, **kind) for x in others)
+
+
+def _once(x: np.ndarray) -> np.ndarray:
+    """A view without the repetitions of numbers that are the same at all times."""
+    return x[:1] if x.ndim and x.strides[0] == 0 else x
 
 
 def _joined_times(before: Through, after: Through, mask: np.ndarray, by_set: bool) -> Through:

@@ -83,10 +83,9 @@ def table_parts(
     if not table.partitions and single.is_file():
         yield Part(single, single.name)
         return
-    for folder, date_text, number in _folders(root / table.name, table.partitions):
-        late = date_text is not None and last_date is not None and date_text > last_date
-        early = date_text is not None and first_date is not None and date_text < first_date
-        if late or early or (bucket is not None and number not in (None, bucket)):
+    days = first_date or "", last_date or "9999-12-31"
+    for folder, date_text, number in _folders(root / table.name, table.partitions, days):
+        if bucket is not None and number not in (None, bucket):
             continue
         shown = folder.relative_to(root).as_posix()
         for name in _names(folder):
@@ -95,19 +94,27 @@ def table_parts(
 
 
 def _folders(
-    folder: Path, levels: tuple[str, ...], date_text: str | None = None, bucket: int | None = None
+    folder: Path,
+    levels: tuple[str, ...],
+    days: tuple[str, str],
+    date_text: str | None = None,
+    bucket: int | None = None,
 ) -> Iterator[tuple[Path, str | None, int | None]]:
     if not levels:
         yield folder, date_text, bucket
         return
     for name in _names(folder):
+        level, _, shown = name.partition("=")
+        # Years of days are not looked at one by one: a window needs a few of them.
+        if levels[0] == level == "date" and _is_date(shown) and not days[0] <= shown <= days[1]:
+            continue
         child = folder / name
         if child.is_dir():
             value = _level_value(child, levels[0])
             if levels[0] == "date":
-                yield from _folders(child, levels[1:], value, bucket)
+                yield from _folders(child, levels[1:], days, value, bucket)
             else:
-                yield from _folders(child, levels[1:], date_text, int(value))
+                yield from _folders(child, levels[1:], days, date_text, int(value))
 
 
 def all_parts(root: Path) -> list[Part]:

@@ -39,6 +39,7 @@ class SetRules:
         self._currencies, self._dataset = currencies, dataset
         self.times_us = times_us
         self._records: dict[tuple[Any, ...], Any] = {}
+        self._followed: dict[str, list[str]] = {}
 
     @property
     def model(self) -> MarginModel:
@@ -83,6 +84,8 @@ class SetRules:
     def records(self, times_us: np.ndarray) -> Any:
         """Parameter record with a leading time axis; ``times_us`` are grid times."""
         each = [self._record(self.set_at(time), time) for time in times_us.tolist()]
+        if all(one is each[0] for one in each):
+            return jax.tree.map(lambda x: np.broadcast_to(x, (len(each), *x.shape)), each[0])
         return jax.tree.map(lambda *x: np.stack(x), *each)
 
     def path_rows(self) -> list[dict[str, Any]]:
@@ -96,7 +99,9 @@ class SetRules:
         return rows
 
     def _factors(self, chosen: ParameterSet, time_us: int) -> dict[str, float]:
-        keys = chosen.rules()
+        if chosen.hash not in self._followed:
+            self._followed[chosen.hash] = list(chosen.rules())
+        keys = self._followed[chosen.hash]
         if not keys:
             return {}
         k = int(np.searchsorted(self.times_us, time_us))
