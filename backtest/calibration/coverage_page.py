@@ -19,6 +19,7 @@ from backtest.report import cells, frames, text, theme
 from backtest.report.cells import Column, PageTable, page_table
 from backtest.report.reader import Results
 from backtest.report.section import Picture, Section
+from backtest.statistics.findings import INSUFFICIENT
 
 
 TITLES = {"adequacy": "Margin adequacy", "core": "Core model"}
@@ -31,6 +32,8 @@ _WHAT = {
 }
 SHOWN = ("paths", "cumulative", "excess", "shortfalls", "exceptions")
 """Tables of the figures and exceptions of each backtest."""
+_NO_VERDICT = {v.words: v.words.partition(": ")[2] for v in INSUFFICIENT}
+"""Why there is none, by the words of the table."""
 _CAVEATS = (
     (
         "Portfolios are frozen: nobody trades, deposits or is liquidated. What becomes of an "
@@ -137,15 +140,25 @@ def totals(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(frame: pd.DataFrame, probability: float) -> str:
-    """The finding: the horizon where coverage is lowest, under the first set."""
+    """The finding under the first set: the lowest coverage of the horizons that have a verdict.
+
+    Where none has one, it says so, why, and the lowest coverage of all.
+    """
     name = frame["set"].iloc[0]
     mine = [r for r in frames.records(totals(frame)) if r["set"] == name]
-    worst = min(mine, key=lambda r: r["coverage_frac"])
-    return (
-        f"Under {name} margin covers {text.percent(worst['coverage_frac'])} of the losses of "
-        f"{worst['horizon']} ({_point(worst['point'])}), its lowest; the target is "
-        f"{text.percent(1.0 - probability)}: {worst['verdict']}."
-    )
+    judged = [r for r in mine if r["verdict"] not in _NO_VERDICT]
+    worst = min(judged or mine, key=lambda r: r["coverage_frac"])
+    covered = text.percent(worst["coverage_frac"])
+    losses = f"of the losses of {worst['horizon']} ({_point(worst['point'])})"
+    target = f"the target is {text.percent(1.0 - probability)}"
+    if not judged:
+        reasons = dict.fromkeys(_NO_VERDICT[r["verdict"]] for r in mine)
+        return (
+            f"Under {name} no horizon has a verdict ({', '.join(reasons)}); margin covers "
+            f"{covered} {losses}, its lowest; {target}."
+        )
+    of = "its lowest" if len(judged) == len(mine) else "the lowest of those with a verdict"
+    return f"Under {name} margin covers {covered} {losses}, {of}; {target}: {worst['verdict']}."
 
 
 def _point(point: str) -> str:
