@@ -14,6 +14,7 @@
 | ``standing`` | accounts of a run as they stand at single times, and the market then |
 | ``gradients``, ``sensitivities`` | slopes by autodiff of the kernels; tornado, starts |
 | ``nearest``, ``reverse_stress`` | the nearest scenario that liquidates much |
+| ``core_model`` | which charges of each margin model a core-model backtest leaves out, and why |
 | ``backtests`` | core-model and margin-adequacy backtests from the traces of a run |
 | ``coverage_study``, ``coverage_page`` | these backtests over several horizons, and their page |
 | ``linear`` | which parameters scale a charge, exactly or not |

@@ -1,10 +1,9 @@
 """Core-model and margin-adequacy backtests of a run whose accounts were traced.
 
 The two are never mixed. *Adequacy* asks whether the whole requirement covers what the account then
-loses. *Core model* asks whether the stress charges do: add-ons whose risk is not in prices (MR7 fee
-floor, MR8 borrowing; MR9 where no stablecoin moves) would flatter it, so it is a run of its own
-under the set that ``core_leaves`` makes, where collateral also counts in full, so that equity is
-profit and loss.
+loses. *Core model* asks whether the stress charges do: add-ons whose risk is not in prices would
+flatter it, so it is a run of its own under the sets of ``core_model``, which decides charge by
+charge.
 
 References:
     ESMA91-372-2811 (2023), backtesting of CCP margin models; backtesting rules, 0.1 and 2.1.
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from backtest.errors import ConfigError, DataError
-from backtest.params import ParameterSet
 from backtest.report.reader import Results
 from backtest.statistics.findings import BacktestKind
 from backtest.statistics.records import Outcomes
@@ -30,28 +28,6 @@ _MARGIN = {
 }
 REGIMES = ("calm", "middle", "stress")
 """Thirds of times by the size of the index move of the hours before."""
-
-
-def core_leaves(chosen: ParameterSet, *, with_depeg: bool = False) -> dict[str, Any]:
-    """Leaves of an OKX set without add-ons, by key path, for ``ParameterSet.replaced``.
-
-    Args:
-        chosen: the set.
-        with_depeg: keep MR9: stablecoin prices move in the replay.
-    """
-    found: dict[str, Any] = {}
-    for row in chosen.leaves():
-        is_rate = row.key.startswith("mr7.") and "rate" in row.key
-        is_loan = row.key.startswith("mr8.") and not row.key.endswith(("bounds", "tail_step"))
-        if is_rate or (is_loan and not row.key.endswith("tail_ratio")):
-            found[row.key] = [0.0] * len(row.value) if isinstance(row.value, list) else 0.0
-        elif row.key == "mr9.enabled" and not with_depeg:
-            found[row.key] = False
-        elif row.key.startswith("collateral.") and row.key.endswith(".bounds"):
-            found[row.key] = []
-        elif row.key.startswith("collateral.") and row.key.endswith(".rates"):
-            found[row.key] = [1.0]
-    return found
 
 
 def outcomes_of(

@@ -26,12 +26,12 @@ TITLES = {"adequacy": "Margin adequacy", "core": "Core model"}
 _WHAT = {
     "adequacy": "Was the whole requirement enough for what the account then lost? Loss: fall of "
     "adjusted equity; margin: total MMR.",
-    "core": "Are the stress charges right? Without the fee floor and borrowing, and without the "
-    "depeg charge where no stablecoin moves; collateral in full. Loss: fall of equity; margin: "
-    "the MMR of the derivatives.",
+    "core": "Are the stress charges right? Without charges whose risk is not in prices (which and "
+    "why is told below), collateral in full. Loss: fall of equity; margin: the MMR of the "
+    "derivatives.",
 }
-SHOWN = ("paths", "cumulative", "excess", "shortfalls", "exceptions")
-"""Tables of the figures and exceptions of each backtest."""
+SHOWN = ("paths", "cumulative", "excess", "shortfalls", "exceptions", "charges")
+"""Tables of the figures, exceptions and decisions of each backtest."""
 _NO_VERDICT = {v.words: v.words.partition(": ")[2] for v in INSUFFICIENT}
 """Why there is none, by the words of the table."""
 _CAVEATS = (
@@ -207,6 +207,12 @@ _TESTS = (
 )
 
 
+_CHARGES = (
+    Column("model", "Margin model"),
+    Column("charge", "Charge"),
+    Column("core", "In the core"),
+    Column("why", "Because"),
+)
 _EXCEPTIONS = (
     Column("set", "Set"),
     Column("time", "Time", cells.moment, "UTC"),
@@ -270,6 +276,10 @@ def _section(
     exceptions = shown["exceptions"]
     if exceptions is not None:
         parts.append(_exceptions(name, exceptions, horizon))
+    charges = shown["charges"]
+    if charges is not None:
+        caption = f"{TITLES[name]}: charges that stay and that are left out"
+        parts.append(page_table(charges, list(_CHARGES), caption, 200, folded=True))
     return Section(name, TITLES[name], _WHAT[name], _pictures(name, horizon), [whole, *parts])
 
 

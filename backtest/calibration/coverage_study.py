@@ -1,9 +1,9 @@
 """Core-model and margin-adequacy backtests of a run's accounts, over several horizons (C1, D2-D5).
 
 Two replays of the same frozen portfolios, never mixed. *Adequacy*: the sets as they are, the whole
-requirement against what adjusted equity then loses. *Core model*: each set without add-ons whose
-risk is not in prices, collateral in full, the stress charges against profit and loss. The loss of a
-horizon is taken at its end and at its worst point.
+requirement against what adjusted equity then loses. *Core model*: each set (of a schedule: each
+step) without add-ons whose risk is not in prices, collateral in full, the stress charges against
+profit and loss. The loss of a horizon is taken at its end and at its worst point.
 
 References:
     ESMA91-372-2811 (2023). CPMI-IOSCO quantitative disclosure 6.5; ISO 20022 auth.066.
@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtest.calibration.backtests import core_leaves, outcomes_of
+from backtest.calibration.backtests import outcomes_of
+from backtest.calibration.core_model import decisions, write_core
 from backtest.calibration.coverage_exceptions import exception_table
 from backtest.calibration.coverage_series import (
     cumulative_table,
@@ -32,7 +33,6 @@ from backtest.calibration.coverage_tests import (
     group_tests,
     with_zones_and_tests,
 )
-from backtest.calibration.space import write_set
 from backtest.config import ReportSection, RunConfig, SetSection, TracesSection
 from backtest.dataset import Dataset
 from backtest.durable import write_json, write_table
@@ -71,7 +71,7 @@ SEVERAL, NOTHING = "several", "none"
 MOST_SHOWN = pd.Timedelta("1D")
 """Figures and exceptions are of the longest horizon up to this one, the shortest if none is."""
 STABLE = ("USDT", "USDC", "USD")
-"""Settlement currencies: MR9's risk is in the prices only where one of them moves."""
+"""Settlement currencies: a depeg is in the prices only where one of them moves."""
 Say = Callable[[str], None]
 
 
@@ -107,16 +107,13 @@ def coverage_study(
         A table by kind of backtest: rows by horizon, point, grouping and group.
 
     Raises:
-        ConfigError: portfolios move, no horizon fits the window, or no set has a core model.
+        ConfigError: portfolios move, or no horizon fits the window.
     """
     _check(config)
     dataset = ensure_dataset(config, say)
     sets = {"adequacy": list(config.parameter_sets), "core": _core_sets(config, dataset, out)}
     tables = {}
     for folder, kind in KINDS.items():
-        if not sets[folder]:
-            say("core model: no set of OKX rules, so there is none")
-            continue
         changes: dict[str, Any] = {
             "name": f"{config.name} {kind.value}",
             "parameter_sets": sets[folder],
@@ -129,10 +126,8 @@ def coverage_study(
         results = Results(out / folder)
         tables[folder] = _tables(results, kind, dataset, asked)
         for name, frame in _shown_tables(results, kind, dataset, asked, tables[folder]).items():
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            write_table(out / "tables" / f"{folder}_{name}.parquet", table)
-        table = pa.Table.from_pandas(tables[folder], preserve_index=False)
-        write_table(out / "tables" / f"{folder}.parquet", table)
+            _save(out, f"{folder}_{name}", frame)
+        _save(out, folder, tables[folder])
     about = {"horizons": asked.horizons, "probability": asked.probability, "name": config.name}
     shown = shown_horizon(_fitting(Results(out / "adequacy"), asked.horizons))
     write_json(out / "coverage.json", about | {"shown": shown})
@@ -157,19 +152,21 @@ def _check(config: RunConfig) -> None:
 
 
 def _core_sets(config: RunConfig, dataset: Dataset, out: Path) -> list[SetSection]:
-    """Each OKX set without add-ons, as a file of the study; schedules have no single core."""
+    """The core of each set and schedule, as files of the study; why it is what, as a table."""
+    with_depeg = _stablecoins_move(dataset)
     found = []
     for section in config.parameter_sets:
-        rules = load_rules(section.file)
-        if rules.model != "okx" or len(rules.steps) != 1:
-            continue
-        (chosen,) = [each for _, each in rules.steps]
-        leaves = core_leaves(chosen, with_depeg=_stablecoins_move(dataset))
         file = out / "sets" / f"{section.name}.toml"
-        source = "core-model backtest: add-ons whose risk is not in prices are left out"
-        write_set(file, f"{chosen.name} core", section.file, chosen, leaves, source)
+        file = write_core(file, section.file, with_depeg=with_depeg)
         found.append(section.model_copy(update={"file": file}))
+    models = [load_rules(section.file).model for section in found]
+    _save(out, "core_charges", decisions(models, with_depeg=with_depeg))
     return found
+
+
+def _save(out: Path, name: str, frame: pd.DataFrame) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    write_table(out / "tables" / f"{name}.parquet", table)
 
 
 def _stablecoins_move(dataset: Dataset) -> bool:

@@ -136,7 +136,14 @@ class Space:
 
 
 def write_set(
-    file: Path, name: str, base: Path, chosen: ParameterSet, values: Mapping[str, Any], source: str
+    file: Path,
+    name: str,
+    base: Path,
+    chosen: ParameterSet,
+    values: Mapping[str, Any],
+    source: str,
+    *,
+    keep_rules: bool = True,
 ) -> None:
     """Save other values of some leaves as a parameter file that extends another one.
 
@@ -145,8 +152,9 @@ def write_set(
         name: of the new set.
         base: the file that it extends.
         chosen: the set of that file.
-        values: by key path; each is labelled assumed, units and rules stay.
+        values: by key path; each is labelled assumed, units stay.
         source: says where the values come from.
+        keep_rules: let these leaves follow the market as they did.
     """
     rows = {row.key: row for row in chosen.leaves()}
     path = os.path.relpath(base.resolve(), file.resolve().parent)
@@ -154,7 +162,7 @@ def write_set(
     for key, value in values.items():
         row = rows[key]
         leaf: dict[str, Any] = {"value": value, "unit": row.unit, "label": "A", "source": source}
-        if row.rule is not None:
+        if keep_rules and row.rule is not None:
             leaf["rule"] = row.rule.model_dump(exclude_none=True)
         text += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in leaf.items())
     write_bytes(file, text.encode())

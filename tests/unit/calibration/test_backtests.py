@@ -1,4 +1,4 @@
-"""Losses against margins from traces: hand-made paths, and sets without add-ons."""
+"""Losses against margins from traces: hand-made paths."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backtest.calibration.backtests import breach_tables, core_leaves, outcomes_of
+from backtest.calibration.backtests import breach_tables, outcomes_of
 from backtest.errors import ConfigError, DataError
-from backtest.params import load_parameter_set
 from backtest.report.reader import Results
 from backtest.statistics.findings import BacktestKind
-from tests.unit.backtest.tiny_world import PARAMS
 
 
 CORE, ADEQUACY = BacktestKind.CORE_MODEL, BacktestKind.MARGIN_ADEQUACY
@@ -87,17 +85,3 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path):
     moving = folder(tmp_path / "b", mode="actual")
     with pytest.raises(ConfigError, match="frozen"):
         outcomes_of(moving, CORE, ["s"], horizon="1h", probability=0.01)
-
-
-def test_a_core_set_has_no_add_ons():
-    """MR7, MR8 and the depeg charge are gone, MR1 stays, collateral counts in full."""
-    today = load_parameter_set(PARAMS)
-    core = today.replaced("core", core_leaves(today), "core-model backtest")
-    numbers, before = core.numbers(), today.numbers()
-    assert set(numbers["mr7"]["linear_rate"].values()) == {0.0}
-    assert numbers["mr8"]["fee_rate"] == 0.0
-    assert all(set(t["mmr"]) == {0.0} for t in numbers["mr8"]["tiers"].values())
-    assert numbers["mr9"]["enabled"] is False
-    assert core_leaves(today, with_depeg=True).keys() == core_leaves(today).keys() - {"mr9.enabled"}
-    assert numbers["mr1"] == before["mr1"]
-    assert all(t["rates"] == [1.0] for t in numbers["collateral"].values())

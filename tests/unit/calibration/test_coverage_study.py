@@ -17,7 +17,7 @@ from backtest.calibration.coverage_study import (
     coverage_study,
     shown_horizon,
 )
-from backtest.config import LiquidationSection, RunConfig
+from backtest.config import LiquidationSection, RunConfig, SetSection
 from backtest.errors import ConfigError, DataError
 from backtest.params import load_parameter_set
 from backtest.statistics.blocks import Plan
@@ -26,6 +26,7 @@ from tests.unit.backtest import tiny_world as world
 
 pytestmark = pytest.mark.slow
 FIGURES = ("coverage", "margin", "breaches", "severity")
+CHANGE = world.START + np.timedelta64(4, "h")
 ASKED = CoverageStudy(("1h", "3h", "7D"), 0.05, Plan(resamples=100))
 
 
@@ -176,10 +177,35 @@ def test_what_cannot_be_tested_is_refused(base: RunConfig, tmp_path: Path):
 def test_a_study_of_another_configuration_is_replaced_only_where_asked(
     base: RunConfig, out: Path, tmp_path: Path
 ):
+    """The other configuration is a schedule of Bybit rules, whose core changes at its date.
+
+    Account a001 holds 1 ETH of a perpetual and nothing else: its core is 15 % of the mark, 10 %
+    from four hours on; the whole has 0.03 % of the size at the index on top.
+    """
     folder = Path(shutil.copytree(out, tmp_path / "study"))
-    other = base.model_copy(update={"name": "another name", "seed": base.seed + 1})
+    rules = tmp_path / "bybit.toml"
+    steps = (("bybit-pre-2025-01-10", world.START), ("bybit-2025-01-10", CHANGE))
+    text = "".join(
+        f'\n[[steps]]\nfrom = {start.isoformat()}\nfile = "{world.PARAMS.parent / name}.toml"\n'
+        for name, start in steps
+    )
+    rules.write_text('name = "by date"\n' + text)
+    sets = [SetSection(name="by date", file=rules)]
+    changes: dict[str, Any] = {"name": "other", "seed": base.seed + 1, "parameter_sets": sets}
+    other = base.model_copy(update=changes)
     with world.devices(1):
         with pytest.raises(ConfigError, match="replace it with --fresh"):
             coverage_study(other, ASKED, folder, workers=1)
-        coverage_study(other, ASKED, folder, workers=1, fresh=True)
+        tables = coverage_study(other, ASKED, folder, workers=1, fresh=True)
+    assert set(tables) == {"adequacy", "core"}
     assert json.loads((folder / "core" / "manifest.json").read_text())["seed"] == base.seed + 1
+    mark = world.ETH_USD + 1.0
+    loss = np.where(world.TIMES < CHANGE, 0.15, 0.10) * mark
+    core, whole = (world.trace(folder / name, "a001") for name in ("core", "adequacy"))
+    np.testing.assert_allclose(core["derivatives_mmr"], loss, rtol=1e-12)
+    np.testing.assert_allclose(whole["total_mmr"], loss + 0.0003 * world.ETH_USD, rtol=1e-12)
+    page = build_coverage_page(folder)
+    text = page.read_text(encoding="utf-8")
+    for words in ("by date", "charges that stay and that are left out", "Perpetuals and futures"):
+        assert words in text
+    assert (page.parent / "tables" / "core_charges.csv").is_file()
