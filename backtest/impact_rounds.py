@@ -5,7 +5,8 @@ is added up by time and coin over all accounts, exactly, so that neither buckets
 matter; that gives moves of prices (``impact.path_of``), and the next round is replayed on these:
 ``path_(k+1) = path of what was liquidated on path_k``. All accounts of a round see the same prices.
 A cell is replayed again only where a move until the end of its window has changed. The end is a
-path that gives itself, to ``impact.tolerance``, or ``impact.max_rounds``: a run says which.
+path that gives itself, to ``impact.tolerance``, one that leads back to an earlier one and so would
+go on for ever, or ``impact.max_rounds``: a run says which.
 
 A round is decided by its path alone, and the path is saved before it begins, so an interrupted run
 goes on with the round that it was in.
@@ -64,20 +65,26 @@ ROUND_SCHEMA = pa.schema(
         ("bad_debt_usd", NUMBER),
         ("traded_usd", NUMBER),
         ("stands_still", pa.bool_()),
+        ("goes_in_a_circle", pa.bool_()),
     ]
 )
 """Columns of ``impact_rounds``: ``largest_move_frac`` of the prices that the round was replayed on,
 ``largest_change_frac`` the furthest that its liquidations would move one of them from there;
-accounts liquidated and bankrupt; sums over all times, ``traded_usd`` of absolute net amounts."""
+accounts liquidated and bankrupt; sums over all times, ``traded_usd`` of absolute net amounts. After
+a round that ``goes_in_a_circle`` prices would be those of an earlier round."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round: its number, its moves by parameter set, rows of ``impact_rounds`` until it."""
+    """A round: its number, its moves by parameter set, rows of ``impact_rounds`` until it.
+
+    ``seen`` are names of the moves that were replayed, by the name of the parameter set.
+    """
 
     number: int
     moves: list[Moves]
     rows: Rows = field(default_factory=list[dict[str, Any]])
+    seen: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
 
 @dataclass
@@ -143,25 +150,29 @@ class Impact:
     def _after(self, state: Round) -> Round | None:
         """The round after one that was replayed, None if there is none; adds to its rows."""
         last, moves = _last_rows(state.rows), list(state.moves)
-        goes_on = False
+        goes_on, last_us = False, int(self.plan.times_us[-1])
         for s, numbers in self.numbers.items():
             name, rule = self.config.parameter_sets[s].name, numbers["impact"]
             row = last.get(name)
-            if row and (row["stands_still"] or row["round"] >= rule["max_rounds"]):
+            if row and (_has_ended(row) or row["round"] >= rule["max_rounds"]):
                 continue
             rows = liquidated_rows(self.out, name)
             traded, times_us = net(rows), self.plan.times_us
             path = path_of(traded, times_us, numbers, self.volatility[s])
             moves[s], change = standing(state.moves[s], path, rule["tolerance"])
             stands = change <= rule["tolerance"]
-            state.rows.append(
-                round_row(name, state.number, state.moves[s], rows, traded, change, stands)
-            )
-            if stands or state.number >= rule["max_rounds"]:
+            seen = state.seen.setdefault(name, [])
+            seen.append(state.moves[s].name(last_us))
+            circles = not stands and moves[s].name(last_us) in seen
+            row = round_row(name, state.number, state.moves[s], rows, traded, change, stands)
+            state.rows.append(row | {"goes_in_a_circle": circles})
+            if stands or circles or state.number >= rule["max_rounds"]:
                 moves[s] = state.moves[s]
             else:
                 goes_on = True
-        return Round(state.number + 1, moves, list(state.rows)) if goes_on else None
+        if not goes_on:
+            return None
+        return Round(state.number + 1, moves, list(state.rows), state.seen)
 
     def write(self, state: Round) -> list[dict[str, Any]]:
         """Write the tables of moves and of rounds; what the manifest says of each set."""
@@ -218,7 +229,7 @@ def begun(out: Path, num_sets: int) -> Round:
         Moves(np.asarray(t, np.int64), np.asarray(coins, dtype=str), np.asarray(frac, float), index)
         for t, coins, frac, index in content["moves"]
     ]
-    return Round(content["round"], moves, content["rows"])
+    return Round(content["round"], moves, content["rows"], content["seen"])
 
 
 def save(out: Path, state: Round) -> None:
@@ -226,7 +237,7 @@ def save(out: Path, state: Round) -> None:
     moves = [
         (m.times_us.tolist(), m.coins.tolist(), m.frac.tolist(), m.moves_index) for m in state.moves
     ]
-    content = {"round": state.number, "moves": moves, "rows": state.rows}
+    content = {"round": state.number, "moves": moves, "rows": state.rows, "seen": state.seen}
     body = json.dumps(content).encode()
     digest = hashlib.sha256(body).hexdigest().encode()
     write_bytes(out / STATE, digest + b"\n" + body)
@@ -250,6 +261,8 @@ def told(row: dict[str, Any]) -> str:
     what = "prices stand still"
     if not row["stands_still"]:
         what = f"a price changes by {100.0 * row['largest_change_frac']:.3g} % on that"
+    if row["goes_in_a_circle"]:
+        what += ", back to an earlier round's: it would go on for ever"
     return (
         f"impact of {row['parameter_set']}, round {row['round']}: {row['liquidated']:,} accounts "
         f"liquidated, {row['notional_usd']:,.0f} USD traded; {what}"
@@ -288,7 +301,12 @@ def round_row(
         "bad_debt_usd": math.fsum(row["bad_debt_usd"] for row in rows),
         "traded_usd": math.fsum(abs(usd) for coins in traded.values() for usd in coins.values()),
         "stands_still": stands,
+        "goes_in_a_circle": False,
     }
+
+
+def _has_ended(row: dict[str, Any]) -> bool:
+    return row["stands_still"] or row["goes_in_a_circle"]
 
 
 def _last_rows(rows: Rows) -> dict[str, dict[str, Any]]:

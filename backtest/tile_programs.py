@@ -33,6 +33,9 @@ from kernels.tiers import MarginalTiers, StepTiers, of_coin
 SUM_UNIT_USD = 1e-4
 """Sums over accounts count in hundredths of a cent as integers: exact in any order."""
 
+VECTOR_TIMES = 8
+"""Times of the widest vector of a processor."""
+
 STATUS_COUNTS = status.STATUS_NAMES[: status.QUARANTINED]
 TIER_TABLES = (MarginalTiers, StepTiers)
 VOL_STATES = ("down", "same", "up")
@@ -52,8 +55,11 @@ def priced_features(
     contracts: Contract, quotes: Quote, now_s: Array, currency_usd: Array
 ) -> tuple[Float[Array, "instrument feature time"], Float[Array, "instrument order_term time"]]:
     """Features and order terms of every contract at every time, for all parameter sets."""
-    over_times = jax.vmap(shared_features, in_axes=(None, 0, 0, 0), out_axes=-1)
-    return over_times(contracts, quotes, now_s, currency_usd)
+    given = jax.tree.map(
+        lambda x: _in_vectors(jnp.moveaxis(x, 0, -1)), (quotes, now_s, currency_usd)
+    )
+    over_times = jax.vmap(shared_features, in_axes=(None, -1, -1, -1), out_axes=-1)
+    return jax.tree.map(lambda x: x[..., : len(now_s)], over_times(contracts, *given))
 
 
 @kept("blocks")
@@ -76,16 +82,28 @@ def priced_columns(
     which nothing is alive (expired or padding) is all zeros and is left out.
     """
     rates = jax.vmap(model_of(params).rates, out_axes=-1)(currency_usd, params)
-    at_times = now_s, currency_usd.T, jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), params)
+    quotes, params = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), (quotes, params))
+    num_times, at_times = len(now_s), (now_s, currency_usd.T, params)
+    # Whole vectors of times only: what is left over is rounded otherwise, and a number must not
+    # depend on how long its window is.
+    quotes, features, at_times = jax.tree.map(_in_vectors, (quotes, features, at_times))
 
     def priced(block: tuple[Contract, Quote, Array]) -> tuple[Array, Array]:
-        alive = jax.vmap(is_alive, in_axes=(0, None))(block[0], now_s)
+        alive = jax.vmap(is_alive, in_axes=(0, None))(block[0], at_times[0])
         return model_columns(partial(computed_apart, jnp.any(alive)), *block, *at_times)
 
-    by_instrument = contracts, jax.tree.map(jnp.transpose, quotes), features
+    by_instrument = contracts, quotes, features
     cut = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), by_instrument)
-    columns, scenarios = (x.reshape(-1, *x.shape[2:]) for x in jax.lax.map(priced, cut))
+    columns, scenarios = (
+        x.reshape(-1, *x.shape[2:])[..., :num_times] for x in jax.lax.map(priced, cut)
+    )
     return columns, scenarios, rates
+
+
+def _in_vectors(x: Shaped[Array, "*axes time"]) -> Shaped[Array, "*axes times"]:
+    """Filled up with the last time to whole vectors."""
+    missing = -x.shape[-1] % VECTOR_TIMES
+    return jnp.concatenate([x, jnp.repeat(x[..., -1:], missing, axis=-1)], axis=-1)
 
 
 class Blocks(NamedTuple):

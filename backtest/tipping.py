@@ -251,10 +251,13 @@ class _Search:
                 row = round_row(self.name, number, moves, rows, traded, 0.0, True)
             path = path_of(traded, times_us, numbers, self.impact.volatility[0])
             following, change = standing(moves, path, tolerance)
-            row = row | {"largest_change_frac": change, "stands_still": change <= tolerance}
-            self.say(f"scale {scale:g}: {told(row)}")
+            stands = change <= tolerance
             seen.add(moves.name(last_us))
-            if row["stands_still"] or following.name(last_us) in seen:
+            circles = not stands and following.name(last_us) in seen
+            row = row | {"largest_change_frac": change, "stands_still": stands}
+            row |= {"goes_in_a_circle": circles}
+            self.say(f"scale {scale:g}: {told(row)}")
+            if stands or circles:
                 break
             moves = following
         return row

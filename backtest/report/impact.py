@@ -47,7 +47,7 @@ def feedback(results: Results, name: str) -> pd.DataFrame:
     first, last = every.iloc[0], every.iloc[-1]
     row: dict[str, Any] = {
         "rounds": int(last["round"]),
-        "stands_still": "yes" if last["stands_still"] else "no",
+        "stands_still": _settled(last),
         "first_move_frac": float(first["largest_change_frac"]),
         "last_move_frac": float(last["largest_move_frac"]),
         "move_amplification": _over(last["largest_move_frac"], first["largest_change_frac"]),
@@ -191,6 +191,12 @@ def _moves(results: Results, name: str) -> pd.DataFrame:
     if name not in sets_with_impact(results):
         return pd.DataFrame()
     return frames.ordered(results.simulated("impact", name), ["time", "coin"])
+
+
+def _settled(last: pd.Series) -> str:
+    if bool(last["stands_still"]):
+        return "yes"
+    return "no, goes in a circle" if last.get("goes_in_a_circle", False) else "no"
 
 
 def _over(one: object, other: object) -> float | None:

@@ -12,6 +12,7 @@ import pytest
 
 from backtest.batching import Batch, batches
 from backtest.engine import Engine, initial_state, over_times, stacked
+from backtest.market_window import MarketWindow
 from backtest.model_records import contract_records
 from backtest.okx_records import okx_parameters
 from backtest.tile_programs import COUNT_COLUMNS, SUM_UNIT_USD, sum_columns
@@ -237,3 +238,18 @@ def test_prices_are_the_same_in_blocks_of_any_size():
         for mine, its in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
             # Another program rounds otherwise: by the last bits of a coin's price.
             np.testing.assert_allclose(np.asarray(mine), np.asarray(its), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 9, 12, 23, 168])
+def test_prices_are_the_same_in_windows_of_any_length(count: int):
+    contracts, market = contract_records(random_books.instruments(), AXIS), random_books.markets()
+    record = okx_parameters(merged_numbers(), AXIS)
+
+    def priced(times: np.ndarray) -> Any:
+        window = MarketWindow(**{k: v[times] for k, v in market.__dict__.items()})
+        return engine().price(window, contracts, [over_times(record, len(times))])[0].tables
+
+    whole = priced(np.arange(random_books.NUM_TIMES))
+    times = (5 + np.arange(count)) % random_books.NUM_TIMES
+    for mine, its in zip(jax.tree.leaves(whole), jax.tree.leaves(priced(times)), strict=True):
+        np.testing.assert_array_equal(np.asarray(mine)[..., times], np.asarray(its))

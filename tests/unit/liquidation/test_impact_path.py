@@ -1,8 +1,9 @@
 """Paths of moved prices: toys of the backtesting rules (3.10), decay, bounds, moved markets."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from backtest.dataset import Dataset
 from backtest.impact import MICROS_PER_DAY, DailyVolatility, Traded, path_of, standing
-from backtest.impact_rounds import STATE, Round, begun, net, save
+from backtest.impact_rounds import STATE, Impact, Round, begun, net, save
 from backtest.market_window import MarketSource, MarketWindow, micros, stamp
 from backtest.model_records import Currencies
 from backtest.moves import NOTHING, Moves, moved_market
@@ -239,3 +240,34 @@ def test_a_damaged_path_is_begun_anew(tmp_path: Path) -> None:
     file = tmp_path / STATE
     file.write_bytes(file.read_bytes().replace(b"-0.1", b"-0.2"))
     assert begun(tmp_path, 1).number == 0
+
+
+def test_prices_that_go_in_a_circle_end_the_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down, up, down ...: after the second round every later one is known."""
+    down, up = (Moves.of({(10, "BTC"): move}, moves_index=True) for move in (-0.1, -0.05))
+    following = iter([down, up, down])
+    monkeypatch.setattr("backtest.impact_rounds.path_of", lambda *_: next(following))
+    monkeypatch.setattr("backtest.impact_rounds.liquidated_rows", lambda *_: [])
+    impact = object.__new__(Impact)
+    impact.__dict__ |= {
+        "config": SimpleNamespace(parameter_sets=[SimpleNamespace(name="mine")]),
+        "plan": SimpleNamespace(times_us=np.asarray([10, 20])),
+        "out": tmp_path,
+        "numbers": {0: {"impact": {"max_rounds": 50.0, "tolerance": 1e-6}}},
+        "volatility": {0: None},
+    }
+    replayed, said = list[Sequence[Moves]](), list[str]()
+
+    def replay(moves: Sequence[Moves]) -> list[Any]:
+        replayed.append(moves)
+        return []
+
+    _, last = impact.replay(replay, said.append)
+    assert [each[0].by_key for each in replayed] == [{}, down.by_key, up.by_key]
+    assert [row["goes_in_a_circle"] for row in last.rows] == [False, False, True]
+    assert [row["stands_still"] for row in last.rows] == [False, False, False]
+    assert "would go on for ever" in said[-1]
+    # What an interrupted run finds of the rounds before.
+    assert begun(tmp_path, 1).seen["mine"] == [m[0].name(20) for m in replayed[:2]]
