@@ -1,5 +1,8 @@
 """What accounts carry from one window to the next: kernel states and values for the reports."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -23,6 +26,12 @@ WRITTEN_OFF = "written_off_usd"
 """What liquidation has written off of each account so far; only where a run simulates it."""
 
 
+LEDGER = "ledger_"
+"""Prefix of the arrays of a ``Ledger`` in a cell."""
+LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
+Carried = TypeVar("Carried", AccountState, Ledger, Ledger | None)
+
+
 FOR_REPORTS = ("worst_", "lowest_", "theta_")
 """Beginnings of the names of arrays that no later time reads: they are for the tables."""
 
@@ -42,66 +51,122 @@ def flat(state: AccountState, *, details: bool = True) -> dict[str, np.ndarray]:
     return {k: x for k, x in arrays.items() if details or not k.startswith(FOR_REPORTS)}
 
 
-def reindexed(
-    before: Cell | None, known: np.ndarray, model: MarginModel, *, multipliers: bool
-) -> AccountState:
-    """States of the known accounts: those of the cell before, fresh ones for newcomers.
+class Roll:
+    """The accounts of a bucket in the order in which snapshots bring them."""
 
-    What a cell leaves out is fresh.
+    def __init__(self) -> None:
+        self._place: dict[str, int] = {}
+        self._last = np.asarray([], dtype=str), np.asarray([], dtype=int)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids of all accounts so far, by place."""
+        return np.asarray(list(self._place), dtype=str)
+
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """Places of some accounts; those that are new come last."""
+        if ids is not self._last[0] and not np.array_equal(ids, self._last[0]):
+            place = self._place
+            found = [place.setdefault(name, len(place)) for name in ids.tolist()]
+            self._last = ids, np.asarray(found, dtype=int)
+        return self._last[1]
+
+
+class Carryover:
+    """What the accounts of a bucket have come to under one parameter set, by place on the roll.
+
+    A cell has the accounts of its snapshot; those that are gone keep what they had.
+
+    Args:
+        roll: of the bucket.
+        model: margin model of the set.
+        multipliers: whether break-even multipliers are looked for.
+        num_currencies: of the ledgers of debts; 0 = debts move nothing.
     """
-    fresh = initial_state(len(known), model, multipliers=multipliers)
-    if before is not None:
-        at, arrays = np.searchsorted(known, before.accounts), flat(fresh)
-        for name, values in before.state.items():
-            arrays[name][at] = values
-    return fresh
 
+    def __init__(
+        self, roll: Roll, model: MarginModel, *, multipliers: bool, num_currencies: int
+    ) -> None:
+        self._roll, self._num_currencies = roll, num_currencies
+        self._fresh: Callable[[int], AccountState] = partial(
+            initial_state, model=model, multipliers=multipliers
+        )
+        self._state, self._extra = self._fresh(0), self._fresh_extra(0)
+        self._quarantined = np.asarray([], dtype=str), np.asarray([], dtype=np.int64)
+        self.last: Cell | None = None
+        """The cell of the window before, None before the first."""
 
-def reindexed_extra(
-    before: Cell | None, known: np.ndarray, *, details: bool = True
-) -> dict[str, np.ndarray]:
-    """Values for the reports of the known accounts, carried on from the cell before."""
-    starts = START_FIELDS if details else ()
-    extra: dict[str, np.ndarray] = {name: np.full(len(known), np.nan) for name in starts}
-    extra["segment"] = np.full(len(known), -1)
-    extra["quarantined_ids"] = np.asarray([], dtype=str)
-    extra["quarantined_times"] = np.asarray([], dtype=np.int64)
-    if before is not None:
-        at = np.searchsorted(known, before.accounts)
-        for name in (*starts, "segment"):
-            extra[name][at] = before.extra[name]
-        if WRITTEN_OFF in before.extra:
-            extra[WRITTEN_OFF] = np.zeros(len(known))
-            extra[WRITTEN_OFF][at] = before.extra[WRITTEN_OFF]
-        extra["quarantined_ids"] = before.extra["quarantined_ids"]
-        extra["quarantined_times"] = before.extra["quarantined_times"]
-    return extra
+    def state(self, ids: np.ndarray) -> AccountState:
+        """States of some accounts, fresh ones of newcomers."""
+        places = self._places(ids)
+        return take(self._state, places)
 
+    def extra(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Values for the reports of some accounts, and what was kept out so far."""
+        places = self._places(ids)
+        extra = {name: values[..., places] for name, values in self._extra.items()}
+        extra["quarantined_ids"], extra["quarantined_times"] = self._quarantined
+        return extra
 
-Carried = TypeVar("Carried", AccountState, Ledger, Ledger | None)
-LEDGER_FIELDS = tuple(Ledger.__dataclass_fields__)
+    def ledger(self, ids: np.ndarray, *, keeps_changes: bool) -> Ledger:
+        """Ledgers of some accounts.
 
+        ``keeps_changes`` is False where a new snapshot begins: its cash holds what debts have
+        moved.
+        """
+        places = self._places(ids)
+        found = {name: self._extra[f"{LEDGER}{name}"][..., places] for name in LEDGER_FIELDS}
+        if not keeps_changes:
+            found["change_units"] = np.zeros_like(found["change_units"])
+        return Ledger(**found)
 
-def reindexed_ledger(
-    before: Cell | None, known: np.ndarray, num_currencies: int, *, keeps_changes: bool
-) -> Ledger:
-    """Ledgers of the known accounts, carried on from the cell before.
+    def take_in(self, cell: Cell) -> None:
+        """Go on from a cell."""
+        places = self._places(cell.accounts)
+        arrays = flat(self._state)
+        for name, values in cell.state.items():
+            arrays[name][places] = values
+        for name, values in self._extra.items():
+            if name in cell.extra:
+                values[..., places] = cell.extra[name]
+        self._quarantined = cell.extra["quarantined_ids"], cell.extra["quarantined_times"]
+        self.last = cell
 
-    ``keeps_changes`` is False where a new snapshot begins: its cash holds what debts have moved.
-    """
-    count = len(known)
-    ledger = Ledger(
-        change_units=np.zeros((num_currencies, count)),
-        interest_usd=np.zeros(count),
-        converted_usd=np.zeros(count),
-        conversions=np.zeros(count, np.int32),
-    )
-    if before is not None:
-        at = np.searchsorted(known, before.accounts)
-        for name in LEDGER_FIELDS:
-            if keeps_changes or name != "change_units":
-                getattr(ledger, name)[..., at] = before.extra[f"ledger_{name}"]
-    return ledger
+    def whole(self) -> Cell:
+        """The last cell with all accounts that there ever were, ascending."""
+        assert self.last is not None
+        ids = self._roll.ids
+        ids = ids[np.argsort(ids)]
+        arrays, values = flat(self.state(ids)), self.extra(ids)
+        state = {name: arrays[name] for name in self.last.state}
+        extra = {name: values.get(name, of_cell) for name, of_cell in self.last.extra.items()}
+        return replace(self.last, accounts=ids, state=state, extra=extra)
+
+    def _places(self, ids: np.ndarray) -> np.ndarray:
+        places = self._roll.places(ids)
+        missing = len(self._roll) - len(self._state.episodes)
+        if missing:
+            fresh = self._fresh(missing), self._fresh_extra(missing)
+            joined = jax.tree.map(
+                lambda *x: np.concatenate(x, axis=-1), (self._state, self._extra), fresh
+            )
+            self._state, self._extra = joined
+        return places
+
+    def _fresh_extra(self, count: int) -> dict[str, np.ndarray]:
+        """Values of newcomers that are no part of their state."""
+        extra: dict[str, np.ndarray] = {name: np.full(count, np.nan) for name in START_FIELDS}
+        extra["segment"] = np.full(count, -1)
+        extra[WRITTEN_OFF] = np.zeros(count)
+        if self._num_currencies:
+            extra[f"{LEDGER}change_units"] = np.zeros((self._num_currencies, count))
+            extra[f"{LEDGER}interest_usd"] = np.zeros(count)
+            extra[f"{LEDGER}converted_usd"] = np.zeros(count)
+            extra[f"{LEDGER}conversions"] = np.zeros(count, np.int32)
+        return extra
 
 
 LIQUIDATION = "liquidation_"
@@ -113,13 +178,12 @@ def flat_ledger(ledger: LiquidationLedger) -> dict[str, np.ndarray]:
     return {f"{LIQUIDATION}{name}": values for name, values in ledger.arrays().items()}
 
 
-def carried_ledger(before: Cell | None, known: np.ndarray) -> LiquidationLedger:
-    """What liquidation left of the known accounts; nothing yet where there is no cell before."""
+def carried_ledger(before: Cell | None, count: int) -> LiquidationLedger:
+    """What liquidation left of the accounts of a snapshot; nothing yet where none is given."""
     if before is None:
-        return LiquidationLedger.empty(len(known))
+        return LiquidationLedger.empty(count)
     names = LiquidationLedger.__dataclass_fields__
-    saved = LiquidationLedger(**{name: before.extra[f"{LIQUIDATION}{name}"] for name in names})
-    return saved.reindexed(np.searchsorted(known, before.accounts), len(known))
+    return LiquidationLedger(**{name: before.extra[f"{LIQUIDATION}{name}"] for name in names})
 
 
 def count_quarantined(extra: dict[str, np.ndarray], ids: list[str], times: int) -> None:

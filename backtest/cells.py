@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from backtest.durable import append_line, file_hash, write_bytes
 from backtest.errors import RunError
+
+
+SIZE_BYTES = 8
+"""Size of a cell's arrays, which its file begins with; compressed they follow."""
+_CODEC = pa.Codec("zstd", 1)
 
 
 def safe_name(name: str) -> str:
@@ -30,7 +36,7 @@ class Cell:
     """Content of one finished cell.
 
     Fields:
-        accounts: ids of the accounts with a state, ascending.
+        accounts: ids of the accounts of the window's snapshot, ascending.
         state: their states as flat arrays by field name.
         sums: [time, segment, column] integers of ``engine.SUM_COLUMNS``.
         counts: rows in, scored, unpriced, quarantined of this cell.
@@ -180,11 +186,14 @@ def _encode(cell: Cell) -> bytes:
     }
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    content = file.getvalue()
+    return len(content).to_bytes(SIZE_BYTES) + _CODEC.compress(content, asbytes=True)
 
 
 def _decode(content: bytes) -> Cell:
-    with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+    size = int.from_bytes(content[:SIZE_BYTES])
+    whole = _CODEC.decompress(content[SIZE_BYTES:], size, asbytes=True)
+    with np.load(io.BytesIO(whole), allow_pickle=False) as saved:
         arrays = {name: saved[name] for name in saved.files}
     meta = json.loads(str(arrays["meta"]))
 

@@ -503,6 +503,7 @@ def _join(results: list[TileResult], num_accounts: int) -> TileResult:
     parts = jax.tree.map(concatenate, *[by_account(r) for r in results])
     state, codes, ledger, changes = parts
     scores = Scores([tile for r in results for tile in r.scores.tiles], num_accounts)
-    return TileResult(
-        state, codes, scores, np.sum([r.sums for r in results], axis=0), ledger, changes
-    )
+    sums = results[0].sums.copy()
+    for one in results[1:]:
+        sums += one.sums
+    return TileResult(state, codes, scores, sums, ledger, changes)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from backtest.account_state import Carryover, Roll
 from backtest.bare_rows import bare_accounts
 from backtest.batching import Batch, Snapshot, Terms
 from backtest.cells import Cell, CellStore, safe_name
@@ -277,11 +278,12 @@ class BucketReplay:
         self.loader, self.next_bucket = loader or Loader(context), next_bucket
         self.stages = self.loader.stages
         self._loaded: Loaded | None = None
+        self._roll = Roll()
 
     def run(self, on_cell: Any = None) -> dict[str, Any]:
         """Compute the missing cells and write this bucket's account files."""
         num_sets = len(self.context.rules)
-        last: list[Cell | None] = [None] * num_sets
+        carried = [self._carryover(s) for s in range(num_sets)]
         computed = reused = 0
         rows = dict.fromkeys(("in", "scored", "unpriced", "quarantined"), 0)
         unpriced: Counter[str] = Counter()
@@ -291,9 +293,10 @@ class BucketReplay:
             missing = [s for s in range(num_sets) if s not in finished]
             reused += len(finished)
             computed += len(missing)
-            finished |= self._computed(missing, window, last)
+            finished |= self._computed(missing, window, carried)
             for s in range(num_sets):
-                cell = last[s] = finished[s]
+                cell = finished[s]
+                carried[s].take_in(cell)
                 settled += int(cell.extra["settled"])
                 if s == 0:
                     left_out = max(left_out, int(cell.extra["left_out"]))
@@ -302,11 +305,11 @@ class BucketReplay:
                 for name in rows:
                     rows[name] += cell.counts[name]
             if on_cell is not None:
-                on_cell(num_sets, self._size(last, window))
-        for s, cell in enumerate(last):
-            assert cell is not None
+                times = window.stop - window.first
+                on_cell(num_sets, sum(len(c.accounts) for c in finished.values()) * times)
+        for s, each in enumerate(carried):
             with self.stages("write"):
-                self._write_accounts(s, cell)
+                self._write_accounts(s, each.whole())
         return {
             "bucket": self.bucket,
             "computed": computed,
@@ -317,9 +320,14 @@ class BucketReplay:
             "settled": settled,
         }
 
-    def _size(self, last: list[Cell | None], window: Window) -> int:
-        times = window.stop - window.first
-        return sum(len(c.accounts) for c in last if c is not None) * times
+    def _carryover(self, s: int) -> Carryover:
+        context = self.context
+        return Carryover(
+            self._roll,
+            context.rules[s].model,
+            multipliers=self.config.replay.break_even,
+            num_currencies=len(context.currencies.names) if context.moves_debts else 0,
+        )
 
     def _load(self, window: Window) -> Loaded:
         """Portfolios at a window's snapshot; the next snapshot or bucket is read meanwhile."""
@@ -346,7 +354,7 @@ class BucketReplay:
         return found
 
     def _computed(
-        self, missing: list[int], window: Window, last: list[Cell | None]
+        self, missing: list[int], window: Window, carried: list[Carryover]
     ) -> dict[int, Cell]:
         """Cells of some sets in a window, written; sets that can be are replayed together."""
         if not missing:
@@ -357,7 +365,7 @@ class BucketReplay:
             context.priced(window)
         for group in context.groups(window, missing):
             tables = context.together(window, group)
-            each = [SetWindow(self, s, window, last[s], loaded) for s in group]
+            each = [SetWindow(self, s, window, carried[s], loaded) for s in group]
             for batch in self.loader.grouped(loaded, split=each[0].is_split):
                 with self.stages("compute"):
                     segment = loaded.portfolios.segment[batch.accounts]

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backtest.account_state import (
+    LEDGER,
     LEDGER_FIELDS,
+    START_FIELDS,
     WRITTEN_OFF,
+    Carryover,
     carried_ledger,
     count_quarantined,
     flat,
     flat_ledger,
     put,
-    reindexed,
-    reindexed_extra,
-    reindexed_ledger,
     take,
 )
 from backtest.bare_rows import bare_events
@@ -29,7 +29,6 @@ from backtest.simulate import (
     Simulated,
     WindowSimulation,
     simulation_tables,
-    widened_snapshot,
     written_off_usd,
 )
 from backtest.simulated_path import Part
@@ -52,12 +51,12 @@ class SetWindow:
         replay: of the bucket.
         s: position of the parameter set.
         window: which window.
-        before: cell of the window before, None in the first.
+        before: what the accounts of the bucket have come to under the set.
         loaded: portfolios of the window's snapshot.
     """
 
     def __init__(
-        self, replay: "BucketReplay", s: int, window: Window, before: Cell | None, loaded: Loaded
+        self, replay: "BucketReplay", s: int, window: Window, before: Carryover, loaded: Loaded
     ) -> None:
         context = replay.context
         self.replay, self.context, self.set, self.window = replay, context, s, window
@@ -67,14 +66,14 @@ class SetWindow:
         self.priced = context.priced(window)[s]
         self.time_ids = context.time_ids(window)
         self._hours = context.hours(window)
-        self._known = ids if before is None else np.union1d(before.accounts, ids)
-        self._mine = np.searchsorted(self._known, ids)
-        self._state = reindexed(
-            before, self._known, rules.model, multipliers=context.config.replay.break_even
-        )
+        self._ids = ids
+        self._state = before.state(ids)
         self._details = context.config.replay.details
-        self._extra = reindexed_extra(before, self._known, details=self._details)
-        self._extra["segment"][self._mine] = loaded.portfolios.segment
+        self._extra = before.extra(ids)
+        if not self._details:
+            for name in START_FIELDS:
+                del self._extra[name]
+        self._extra["segment"] = loaded.portfolios.segment
         if self._details:
             self._first_seen = np.isnan(self._extra["start_equity_usd"])
         segments, times = len(replay.plan.segments), window.stop - window.first
@@ -82,22 +81,24 @@ class SetWindow:
         self._rows: dict[str, list[Any]] = {"events": [], "event_units": [], "traces": []}
         self._settled = 0
         self._parts: list[Part] = []
-        self._ledger = self._ledger_after(before)
-        self._simulation = self._simulation_after(before)
+        self._ledger: Ledger | None = None
+        if context.moves_debts:
+            self._ledger = before.ledger(ids, keeps_changes=self._goes_on)
+        self._simulation = self._simulation_after(before.last)
 
     def states_of(self, batch: Batch) -> AccountState:
         """States of a batch before the window."""
-        return take(self._state, self._mine[batch.accounts])
+        return take(self._state, batch.accounts)
 
     def debts_of(self, batch: Batch) -> Debts:
         """What debts have moved of a batch before the window; only where they move anything."""
         assert self._ledger is not None
-        owed = take(self._ledger, self._mine[batch.accounts])
+        owed = take(self._ledger, batch.accounts)
         return Debts(owed, self._hours, self.context.config.replay.conversion)
 
     def add(self, batch: Batch, result: TileResult) -> None:
         """Take what the engine found of a batch; where liquidations follow, those of all wait."""
-        part = Part(batch, self._mine[batch.accounts], _real_times(result, self.time_ids >= 0))
+        part = Part(batch, batch.accounts, _real_times(result, self.time_ids >= 0))
         snapshot = self.portfolios.snapshot
         with self.replay.stages("compute"):
             self.context.check_once(self.set, self.window, batch, part.result, snapshot)
@@ -117,11 +118,12 @@ class SetWindow:
         extra = self._extra
         extra["settled"] = np.asarray(self._settled)
         if self._ledger is not None:
-            extra |= {f"ledger_{name}": getattr(self._ledger, name) for name in LEDGER_FIELDS}
+            extra |= {f"{LEDGER}{name}": getattr(self._ledger, name) for name in LEDGER_FIELDS}
         if self._simulation is not None:
             extra |= flat_ledger(self._simulation.ledger)
-            before = extra.get(WRITTEN_OFF)
-            extra[WRITTEN_OFF] = written_off_usd(self._simulation, self._known, before)
+            extra[WRITTEN_OFF] = written_off_usd(self._simulation, self._ids, extra[WRITTEN_OFF])
+        else:
+            del extra[WRITTEN_OFF]
         with self.replay.stages("write"):
             return self._written(self._rows | simulation_tables(self._simulation))
 
@@ -146,13 +148,6 @@ class SetWindow:
         if self._details:
             self._start_values(at, part.batch, result)
 
-    def _ledger_after(self, before: Cell | None) -> Ledger | None:
-        """What debts have moved before the window, None where the run moves nothing."""
-        if not self.context.moves_debts:
-            return None
-        count = len(self.context.currencies.names)
-        return reindexed_ledger(before, self._known, count, keeps_changes=self._goes_on)
-
     @property
     def _goes_on(self) -> bool:
         """Whether the window before holds the same portfolios."""
@@ -168,9 +163,9 @@ class SetWindow:
             self.context.simulators[self.set],
             self.window,
             self.priced,
-            widened_snapshot(self.portfolios.snapshot, self._mine, self._known),
+            self.portfolios.snapshot.with_choices(),
             self._extra["segment"],
-            carried_ledger(before if self._goes_on else None, self._known),
+            carried_ledger(before if self._goes_on else None, len(self._ids)),
             self._hours if self.context.moves_debts else None,
         )
 
@@ -203,7 +198,7 @@ class SetWindow:
                 (out / file).unlink(missing_ok=True)
         counts = {"in": total, "scored": scored, "unpriced": unpriced}
         cell = Cell(
-            accounts=self._known,
+            accounts=self._ids,
             state=flat(self._state, details=self._details),
             sums=self._sums,
             counts=counts | {"quarantined": len(quarantined) * times},

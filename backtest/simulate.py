@@ -329,32 +329,16 @@ def simulation_tables(simulation: WindowSimulation | None) -> dict[str, list[pa.
 
 
 def written_off_usd(
-    simulation: WindowSimulation, known: np.ndarray, before: np.ndarray | None
+    simulation: WindowSimulation, ids: np.ndarray, before: np.ndarray
 ) -> np.ndarray:
-    """What has been written off of each known account by the end of a window, USD.
+    """What has been written off of each account by the end of a window, USD.
 
     Added up in the order of time, so that windows do not matter.
     """
-    total = np.zeros(len(known)) if before is None else before.copy()
+    total = before.copy()
     for row in simulation.rows[0]:
-        total[np.searchsorted(known, row["account_id"])] += row["bad_debt_usd"]
+        total[np.searchsorted(ids, row["account_id"])] += row["bad_debt_usd"]
     return total
-
-
-def widened_snapshot(snapshot: Snapshot, places: np.ndarray, known: np.ndarray) -> Snapshot:
-    """The snapshot with all known accounts, its own at ``places``; the others hold nothing."""
-    given = snapshot.with_choices()
-    family, auto = np.full(len(known), -1), np.ones(len(known), bool)
-    family[places], auto[places] = given.spot_family, given.auto_borrows
-    return replace(
-        snapshot,
-        account_ids=known,
-        leg_account=places[snapshot.leg_account],
-        cash_account=places[snapshot.cash_account],
-        order_account=places[snapshot.order_account],
-        spot_family=family,
-        auto_borrows=auto,
-    )
 
 
 def _cash_delta(features: np.ndarray, terms: Terms) -> np.ndarray:

@@ -43,8 +43,11 @@ class WindowTables:
         found = jax.tree.leaves(self.params, is_leaf=_is_tier_table)
         tables = [np.asarray(x) for x in jax.tree.leaves([t for t in found if _is_tier_table(t)])]
         count = len(tables[0])
-        changes = [(x[1:] != x[:-1]).reshape(count - 1, -1).any(axis=1) for x in tables]
-        number = np.cumsum(np.any([[False, *each] for each in changes], axis=0))
+        starts = np.zeros(count, bool)
+        for x in tables:
+            if x.strides[0]:  # else the same numbers at all times
+                starts[1:] |= (x[1:] != x[:-1]).reshape(count - 1, -1).any(axis=1)
+        number = np.cumsum(starts)
         return [number == k for k in range(int(number[-1]) + 1)]
 
 
