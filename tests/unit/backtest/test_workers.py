@@ -143,3 +143,11 @@ def test_groups_of_buckets(buckets: int, count: int, sizes: list[int]):
     found = cluster.groups(list(range(buckets)), count)
     assert [len(part) for part in found] == sizes
     assert [b for part in found for b in part] == list(range(buckets))
+
+
+def test_workers_do_not_give_memory_back_at_every_call(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    with workers.local_client([{}], 0) as client:
+        found = client.submit(lambda: dict(os.environ)).result()
+    assert "MALLOC_TRIM_THRESHOLD_" not in found
+    assert found["MALLOC_ARENA_MAX"]
