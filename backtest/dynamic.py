@@ -23,7 +23,7 @@ MIN_RETURNS = 8
 
 
 def factor_path(
-    rule: Rule, dataset: Dataset, times_us: np.ndarray, folder: Path
+    rule: Rule, dataset: Dataset, times_us: np.ndarray, file: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factor of a rule at each time, and its driver (NaN = not known).
 
@@ -31,9 +31,9 @@ def factor_path(
         rule: the rule.
         dataset: where its index is read.
         times_us: grid, ascending.
-        folder: what a file of the rule is relative to.
+        file: what the rule reads where it follows a file.
     """
-    driver = _driver(rule, dataset, times_us, folder)
+    driver = _driver(rule, dataset, times_us, file)
     factors = np.empty(len(times_us))
     at = np.nan
     for k, value in enumerate(driver):
@@ -64,10 +64,10 @@ def _rounded(value: float, rule: Rule) -> float:
     return min(max(stepped, rule.floor), rule.cap)
 
 
-def _driver(rule: Rule, dataset: Dataset, times_us: np.ndarray, folder: Path) -> np.ndarray:
+def _driver(rule: Rule, dataset: Dataset, times_us: np.ndarray, file: Path | None) -> np.ndarray:
     if rule.driver == "series":
-        assert rule.file is not None
-        return _series(folder / rule.file, rule, times_us)
+        assert file is not None
+        return _series(file, rule, times_us)
     lookback_us = int(pd.Timedelta(rule.lookback).total_seconds() * MICROS)
     when, usd = _index(dataset, str(rule.currency), times_us, lookback_us)
     if rule.driver == "depeg":

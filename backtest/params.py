@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ class ParameterSet:
 
     parameters: AnyParameters
     file: Path | None = None
+    rule_files: Mapping[str, Path] = field(default_factory=dict)
+    """What rules read, by key path: files are relative to the file that states the rule."""
 
     @property
     def name(self) -> str:
@@ -127,7 +129,9 @@ class ParameterSet:
                 place = place[folder]
             place[last] = {"value": value, "unit": known[key], "label": "A", "source": source}
         tree["name"] = name
-        return parse_parameter_set(tree, f"parameter set '{name}'")
+        found = parse_parameter_set(tree, f"parameter set '{name}'")
+        files = {key: self.rule_files[key] for key in found.rule_files}
+        return replace(found, rule_files=files)
 
 
 def load_parameter_set(path: str | Path) -> ParameterSet:
@@ -140,12 +144,23 @@ def load_parameter_set(path: str | Path) -> ParameterSet:
     tree, origins = _resolve(file, ())
     found = ParameterSet(_validate(tree, str(file), origins), file)
     _check_rules(found, tree)
-    return found
+    return replace(found, rule_files=_rule_files(found, origins))
 
 
 def parse_parameter_set(tree: Mapping[str, Any], shown: str = "parameter set") -> ParameterSet:
     """Validate a tree in memory; ``shown`` stands for the file name in messages."""
-    return ParameterSet(_validate(dict(tree), shown, {}))
+    found = ParameterSet(_validate(dict(tree), shown, {}))
+    return replace(found, rule_files=_rule_files(found, {}))
+
+
+def _rule_files(found: ParameterSet, origins: "_Origins") -> dict[str, Path]:
+    """What rules read, each relative to the file that states it; in memory to where one stands."""
+    files: dict[str, Path] = {}
+    for key, rule in found.rules().items():
+        if rule.file is not None:
+            stated = origins.get((*key.split("."), "rule", "file"))
+            files[key] = Path(rule.file) if stated is None else Path(stated).parent / rule.file
+    return files
 
 
 def _check_rules(found: ParameterSet, tree: dict[str, Any]) -> None:

@@ -155,9 +155,9 @@ def _rule_file_hashes(schedule: Schedule) -> list[str]:
     """Content hashes of the files that parameters follow."""
     found: list[str] = []
     for _, chosen in schedule.steps:
-        for rule in chosen.rules().values():
-            if rule.file is not None and chosen.file is not None:
-                file = chosen.file.parent / rule.file
+        for key in chosen.rules():
+            file = chosen.rule_files.get(key)
+            if file is not None:
                 content = file.read_bytes() if file.is_file() else b""
                 found.append(hashlib.sha256(content).hexdigest())
     return found

@@ -67,9 +67,10 @@ class SetRules:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for _, chosen in self.schedule.steps:
             for key, rule in chosen.rules().items():
-                folder = Path(".") if chosen.file is None else chosen.file.parent
-                name = f"{chosen.hash}/{key}"
-                found[name] = factor_path(rule, self._dataset, self.times_us, folder)
+                file = chosen.rule_files.get(key)
+                found[f"{chosen.hash}/{key}"] = factor_path(
+                    rule, self._dataset, self.times_us, file
+                )
         return found
 
     def numbers_at(self, time_us: int) -> dict[str, Any]:

@@ -157,15 +157,21 @@ def write_set(
         keep_rules: let these leaves follow the market as they did.
     """
     rows = {row.key: row for row in chosen.leaves()}
-    path = os.path.relpath(base.resolve(), file.resolve().parent)
-    text = f"extends = {json.dumps(path)}\nname = {json.dumps(name)}\n"
+    text = f"extends = {json.dumps(_relative(base, file))}\nname = {json.dumps(name)}\n"
     for key, value in values.items():
         row = rows[key]
         leaf: dict[str, Any] = {"value": value, "unit": row.unit, "label": "A", "source": source}
         if keep_rules and row.rule is not None:
             leaf["rule"] = row.rule.model_dump(exclude_none=True)
+            if key in chosen.rule_files:
+                leaf["rule"]["file"] = _relative(chosen.rule_files[key], file)
         text += f"\n[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in leaf.items())
     write_bytes(file, text.encode())
+
+
+def _relative(other: Path, file: Path) -> str:
+    """Where another file lies from the folder of a file."""
+    return os.path.relpath(other.resolve(), file.resolve().parent)
 
 
 def _check_numeric(where: str, leaf: str, value: Any, scale: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from backtest.calibration.space import write_set
 from backtest.dataset import Dataset
 from backtest.dynamic import factor_path
 from backtest.errors import ConfigError, DataError
@@ -32,7 +33,7 @@ def follow(tmp_path: Path, values: list[float], **keys: Any) -> np.ndarray:
     frame = pd.DataFrame({"ts": world.TIMES[: len(values)], "v": values})
     frame.to_parquet(tmp_path / "x.parquet")
     dataset = Dataset.open(world.write(tmp_path / "world"))
-    return factor_path(rule(**keys), dataset, GRID[: len(values)], tmp_path)[0]
+    return factor_path(rule(**keys), dataset, GRID[: len(values)], tmp_path / "x.parquet")[0]
 
 
 def test_floor_cap_and_step(tmp_path: Path):
@@ -67,7 +68,7 @@ def test_realised_volatility_by_hand(tmp_path: Path):
     chosen = Rule.model_validate(
         {"driver": "realised_volatility", "currency": "BTC", "lookback": "8h", "reference": 1.0}
     )
-    driver = factor_path(chosen, dataset, GRID, tmp_path)[1]
+    driver = factor_path(chosen, dataset, GRID, tmp_path / "x.parquet")[1]
     returns = np.diff(np.log(world.BTC))
     assert np.isnan(driver[:8]).all()
     assert driver[8] == pytest.approx(np.sqrt(np.mean(returns**2) * HOURS_A_YEAR), rel=1e-12)
@@ -81,7 +82,7 @@ def test_a_depeg_is_the_worst_of_the_lookback_either_side_of_one(tmp_path: Path)
     chosen = Rule.model_validate(
         {"driver": "depeg", "currency": "USDT", "lookback": "2h", "reference": 0.01}
     )
-    driver = factor_path(chosen, dataset, GRID, tmp_path)[1]
+    driver = factor_path(chosen, dataset, GRID, tmp_path / "x.parquet")[1]
     high = 1 - 1 / 1.05
     np.testing.assert_allclose(driver, [0, 0.02, 0.02, 0.02, 0, high, high, high, 0], atol=1e-15)
 
@@ -94,21 +95,25 @@ def test_nothing_later_enters_a_path(driver: str, tmp_path: Path):
     changed.loc[changed["time"] > world.TIMES[5], "usd"] *= 1.7
     whole = Dataset.open(world.write(tmp_path / "whole"))
     other = Dataset.open(world.write(tmp_path / "other", index=changed))
-    expected = factor_path(chosen, whole, GRID, tmp_path)[0]
-    np.testing.assert_array_equal(factor_path(chosen, other, GRID, tmp_path)[0][:6], expected[:6])
-    np.testing.assert_array_equal(factor_path(chosen, whole, GRID[:6], tmp_path)[0], expected[:6])
+    expected = factor_path(chosen, whole, GRID, tmp_path / "x.parquet")[0]
+    np.testing.assert_array_equal(
+        factor_path(chosen, other, GRID, tmp_path / "x.parquet")[0][:6], expected[:6]
+    )
+    np.testing.assert_array_equal(
+        factor_path(chosen, whole, GRID[:6], tmp_path / "x.parquet")[0], expected[:6]
+    )
 
 
 def test_what_a_rule_follows_must_be_there(tmp_path: Path):
     dataset = Dataset.open(world.write(tmp_path / "world"))
     with pytest.raises(DataError, match=r"x\.parquet: no such file"):
-        factor_path(rule(), dataset, GRID, tmp_path)
+        factor_path(rule(), dataset, GRID, tmp_path / "x.parquet")
     pd.DataFrame({"ts": world.TIMES}).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="column 'v' is missing"):
-        factor_path(rule(), dataset, GRID, tmp_path)
+        factor_path(rule(), dataset, GRID, tmp_path / "x.parquet")
     absent = Rule.model_validate({"driver": "depeg", "currency": "DAI", "reference": 0.01})
     with pytest.raises(DataError, match="a rule follows 'DAI'"):
-        factor_path(absent, dataset, GRID, tmp_path)
+        factor_path(absent, dataset, GRID, tmp_path / "x.parquet")
 
 
 LEAF = 'value = {value}, unit = "fraction", label = "A", source = "test"'
@@ -165,3 +170,25 @@ def test_numbers_follow_in_a_run(tmp_path: Path):
     path = pd.DataFrame(rules.path_rows())
     assert set(path["key"]) == {"mr6.extreme_move.G1"}
     np.testing.assert_allclose(path["value"], [1, 1, 1, *[3.0] * 6])
+
+
+def test_a_file_of_a_rule_is_beside_the_file_that_states_it(tmp_path: Path):
+    """Sets that inherit the rule, change its leaf or have its numbers lie in other folders."""
+    key = "mr6.extreme_move.G1"
+    for folder in ("rules", "mine", "candidates"):
+        (tmp_path / folder).mkdir()
+    series = '{ driver = "series", reference = 1.0, file = "x.parquet", column = "v" }'
+    leaf = "G1 = { " + LEAF.format(value=0.2)
+    base = load_parameter_set(written(tmp_path / "rules", "mr6.extreme_move", leaf, series))
+    file = (tmp_path / "rules" / "x.parquet").resolve()
+    (tmp_path / "mine" / "mine.toml").write_text('extends = "../rules/set.toml"\nname = "own"\n')
+    inherited = load_parameter_set(tmp_path / "mine" / "mine.toml")
+    assert inherited.rule_files[key].resolve() == file
+    assert inherited.hash == base.hash
+    candidate = tmp_path / "candidates" / "c.toml"
+    write_set(candidate, "c", tmp_path / "rules" / "set.toml", base, {key: 0.25}, "test")
+    found = load_parameter_set(candidate)
+    assert found.rule_files[key].resolve() == file
+    assert found.numbers()["mr6"]["extreme_move"]["G1"] == 0.25
+    assert base.replaced("other", {"mr6.factor": 0.4}, "test").rule_files == base.rule_files
+    assert not base.replaced("other", {key: 0.4}, "test").rule_files
