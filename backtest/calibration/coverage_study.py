@@ -153,7 +153,7 @@ def _check(config: RunConfig) -> None:
 
 def _core_sets(config: RunConfig, dataset: Dataset, out: Path) -> list[SetSection]:
     """The core of each set and schedule, as files of the study; why it is what, as a table."""
-    with_depeg = _stablecoins_move(dataset)
+    with_depeg = stablecoins_move(config, dataset)
     found = []
     for section in config.parameter_sets:
         file = out / "sets" / f"{section.name}.toml"
@@ -169,8 +169,11 @@ def _save(out: Path, name: str, frame: pd.DataFrame) -> None:
     write_table(out / "tables" / f"{name}.parquet", table)
 
 
-def _stablecoins_move(dataset: Dataset) -> bool:
-    index = dataset.index(dataset.meta.first_time, dataset.meta.last_time)
+def stablecoins_move(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether any stablecoin leaves 1 USD at the times of the replay."""
+    first = config.replay.start or dataset.meta.first_time
+    last = config.replay.end or dataset.meta.last_time
+    index = dataset.index(first, last)
     mine = frames.rows(index, index["currency"].astype(str).isin(STABLE))
     return bool((frames.numbers(mine, "usd") != 1.0).any())
 

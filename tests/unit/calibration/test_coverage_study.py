@@ -16,8 +16,10 @@ from backtest.calibration.coverage_study import (
     CoverageStudy,
     coverage_study,
     shown_horizon,
+    stablecoins_move,
 )
 from backtest.config import LiquidationSection, RunConfig, SetSection
+from backtest.dataset import Dataset
 from backtest.errors import ConfigError, DataError
 from backtest.params import load_parameter_set
 from backtest.statistics.blocks import Plan
@@ -209,3 +211,13 @@ def test_a_study_of_another_configuration_is_replaced_only_where_asked(
     for words in ("by date", "charges that stay and that are left out", "Perpetuals and futures"):
         assert words in text
     assert (page.parent / "tables" / "core_charges.csv").is_file()
+
+
+def test_a_depeg_counts_at_the_times_of_the_replay_alone(tmp_path: Path):
+    rows = world.index()
+    rows.loc[(rows["currency"] == "USDT") & (rows["time"] == world.TIMES[2]), "usd"] = 0.97
+    base = world.config(world.write(tmp_path / "data", index=rows), mode="frozen")
+    dataset = Dataset.open(base.dataset.path)
+    assert stablecoins_move(base, dataset)
+    later = base.replay.model_copy(update={"start": world.TIMES[3].to_pydatetime()})
+    assert not stablecoins_move(base.model_copy(update={"replay": later}), dataset)
