@@ -92,21 +92,27 @@ class SetRules:
     def path_rows(self) -> list[dict[str, Any]]:
         """Factor and driver of each followed key while its set was in force, for the results."""
         rows: list[dict[str, Any]] = []
+        if not self.paths:
+            return rows
         for k, time in enumerate(self.times_us.tolist()):
             chosen = self.set_at(time)
-            for key in chosen.rules():
+            for key in self._keys(chosen):
                 factor, driver = (x[k] for x in self.paths[f"{chosen.hash}/{key}"])
                 rows.append({"key": key, "time": time, "value": factor, "driver": driver})
         return rows
 
     def _factors(self, chosen: ParameterSet, time_us: int) -> dict[str, float]:
-        if chosen.hash not in self._followed:
-            self._followed[chosen.hash] = list(chosen.rules())
-        keys = self._followed[chosen.hash]
+        keys = self._keys(chosen)
         if not keys:
             return {}
         k = int(np.searchsorted(self.times_us, time_us))
         return {key: float(self.paths[f"{chosen.hash}/{key}"][0][k]) for key in keys}
+
+    def _keys(self, chosen: ParameterSet) -> list[str]:
+        """Keys of a set that follow the market."""
+        if chosen.hash not in self._followed:
+            self._followed[chosen.hash] = list(chosen.rules())
+        return self._followed[chosen.hash]
 
     def _record(self, chosen: ParameterSet, time_us: int) -> Any:
         factors = self._factors(chosen, time_us)
