@@ -52,14 +52,6 @@ class LiquidationLedger:
         """The arrays by name, as a cell saves them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def reindexed(self, places: np.ndarray, num_accounts: int) -> "LiquidationLedger":
-        """The ledger of more accounts, ``places`` being those of its own among them."""
-        flags = {name: np.zeros(num_accounts, bool) for name in FLAGS}
-        for name in FLAGS:
-            flags[name][places] = getattr(self, name)
-        at = {name: places[getattr(self, name)] for name in (LEG_ROWS[0], CASH_ROWS[0])}
-        return replace(self, **flags, **at)
-
     def only(self, keep: np.ndarray) -> "LiquidationLedger":
         """The ledger of some of its accounts (mask)."""
         place = np.cumsum(keep) - 1
