@@ -51,7 +51,7 @@ def ensure_dataset(config: RunConfig, say: Callable[[str], None]) -> Dataset:
     return dataset
 
 
-ADDED_LATER = ("stay",)
+ADDED_LATER = ("stay", "volatility_step")
 """Keys that older datasets do not know: where they are not set, nothing has changed."""
 
 

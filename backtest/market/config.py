@@ -197,6 +197,17 @@ class DepegConfig(Section):
     depth: Fraction = 0.10
 
 
+class VolatilityStepConfig(Section):
+    """Volatility jumps at one time and stays there: what a margin model's response is read from."""
+
+    after: Duration
+    """From the market's start to the first time of the other volatility."""
+    factor: float = Field(gt=0, le=10)
+    """Volatility by what it would be without the step."""
+    duration: Duration | None = None
+    """How long it lasts; none: to the market's end."""
+
+
 class GeneratedConfig(MarketSection):
     """A seeded market: correlated jump diffusions with volatility regimes, a crash and a depeg."""
 
@@ -213,6 +224,7 @@ class GeneratedConfig(MarketSection):
     """Standard deviation of a market-wide jump, fraction."""
     crash: CrashConfig | None = CrashConfig()
     depeg: DepegConfig | None = DepegConfig()
+    volatility_step: VolatilityStepConfig | None = None
 
     @property
     def option_coins(self) -> tuple[str, ...]:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from backtest.market.black import FloatArray, IntArray
-from backtest.market.config import CoinConfig, CrashConfig, DepegConfig, GeneratedConfig
+from backtest.market.config import (
+    CoinConfig,
+    CrashConfig,
+    DepegConfig,
+    GeneratedConfig,
+    VolatilityStepConfig,
+)
 from backtest.market.series import HOUR_US, SECOND_US
 
 
@@ -72,6 +78,7 @@ def simulate(config: GeneratedConfig, grid: IntArray) -> RandomMarket:
     crashing = np.append(False, np.diff(fall) < 0)
     regime = _regimes(draw["regime"].random(steps), days, crashing)
     volatility = _volatility(draw["variance"].standard_normal(steps), days, regime)
+    volatility = volatility * volatility_factor(config.volatility_step, grid)
     correlation = np.array([c.correlation for c in coins])
     longrun = np.array([c.volatility_ann for c in coins])
     common = draw["market"].standard_normal(steps)[:, None] * correlation
@@ -122,6 +129,15 @@ def crash_path(crash: CrashConfig | None, grid: IntArray) -> FloatArray:
     down = np.clip(hours / length, 0.0, 1.0) ** 1.5
     back = np.clip((hours - length) / (5.0 * length), 0.0, 1.0) ** 0.5
     return bottom * (down - crash.rebound * back)
+
+
+def volatility_factor(step: VolatilityStepConfig | None, grid: IntArray) -> FloatArray:
+    """Volatility at each time by what it would be without the step; no random number differs."""
+    if step is None:
+        return np.ones(len(grid))
+    since_s = (grid - grid[0]) / SECOND_US - step.after.total_seconds()
+    lasts_s = np.inf if step.duration is None else step.duration.total_seconds()
+    return np.where((since_s >= 0.0) & (since_s < lasts_s), step.factor, 1.0)
 
 
 def depeg_path(depeg: DepegConfig | None, currency: str, grid: IntArray) -> FloatArray:

@@ -188,8 +188,26 @@ def _day(results: Results, count: int) -> int:
     return int(np.clip(round(86_400 / results.interval_seconds), 1, count - 1))
 
 
+def volatility_step(results: Results) -> pd.Timestamp | None:
+    """When volatility jumps in the window of a run on a generated market; None: it does not."""
+    market = (results.manifest.get("config") or {}).get("market") or {}
+    step = market.get("volatility_step")
+    if not step:
+        return None
+    at: Any = pd.Timestamp(market["start"]) + pd.Timedelta(step["after"])
+    times: Any = results.summary(results.champion)["time"]
+    return at if times.min() < at <= times.max() else None
+
+
 def shock_time(results: Results, path: pd.Series) -> int:
-    """Position of the largest move of an index within a path, at least 1."""
+    """Position of the shock within a path, at least 1.
+
+    It is the step of volatility that the market was generated with (K18), or else the largest move
+    of an index.
+    """
+    step = volatility_step(results)
+    if step is not None:
+        return int(np.sum(path.index < step))
     index: Any = results.index().pivot(index="time", columns="currency", values="usd")
     index = index.reindex(path.index).ffill()
     moves = (index / index.shift(1) - 1.0).abs().max(axis=1).fillna(0.0).to_numpy(float)
@@ -197,7 +215,7 @@ def shock_time(results: Results, path: pd.Series) -> int:
 
 
 def response_table(results: Results) -> pd.DataFrame:
-    """Response of margin to the largest move of the window, by set and benchmark.
+    """Response of margin to the shock of the window (``shock_time``), by set and benchmark.
 
     ``overshoot_frac``: largest response over that at the end, less 1; ``rise_s`` until nine tenths
     of the way are gone; ``half_life_s`` from the peak until half of the overshoot is gone.
@@ -252,19 +270,20 @@ def procyclicality_section(results: Results) -> Section:
         "Tools against procyclicality",
         note="Stressed level and floor are the highest and the mean margin of this window.",
     )
+    shock = _shock_words(results)
     response = page_table(
         response_table(results),
         [
             Column("parameter_set", "Set"),
             Column("benchmark", "Benchmark"),
-            Column("shock_time", "Largest move", cells.moment, "UTC"),
+            Column("shock_time", shock.capitalize(), cells.moment, "UTC"),
             Column("largest_response", "Largest response", cells.ratio, "of margin before"),
             Column("overshoot_frac", "Overshoot", cells.share),
             Column("rise_s", "Nine tenths after", _lasting),
             Column("half_life_s", "Half gone after", _lasting),
         ],
-        "Response to the largest move",
-        folded=True,
+        f"Response to the {shock}",
+        folded=volatility_step(results) is None,
     )
     return Section(
         "procyclicality",
@@ -275,11 +294,15 @@ def procyclicality_section(results: Results) -> Section:
             Picture(
                 "procyclicality",
                 "Top: margin in USD over its lowest, all accounts. Below: the champion's with each "
-                "tool, and margin after the largest move over that before it.",
+                f"tool, and margin after the {shock} over that before it.",
             )
         ],
         [steps, wrapped, response],
     )
+
+
+def _shock_words(results: Results) -> str:
+    return "largest move" if volatility_step(results) is None else "volatility step"
 
 
 def _lasting(value: Any) -> str:
@@ -287,7 +310,7 @@ def _lasting(value: Any) -> str:
 
 
 def figure_procyclicality(results: Results) -> Figure:
-    """Margin of one constant portfolio over its lowest, with tools, and after the largest move."""
+    """Margin of one constant portfolio over its lowest, with tools, and after the shock."""
     names = [n for n in shown_sets(results) if benchmarks(results, n)]
     first = benchmarks(results, names[0])
     who = next(iter(first))
@@ -320,8 +343,8 @@ def figure_procyclicality(results: Results) -> Figure:
             )
         top.set_title("Margin in USD / its lowest")
         middle.set_title(f"The same under {theme.quoted(names[0])} with tools / its lowest without")
-        bottom.set_title("Margin in USD after the largest move / before")
-        bottom.set_xlabel("hours after the move")
+        bottom.set_title(f"Margin in USD after the {_shock_words(results)} / before")
+        bottom.set_xlabel("hours after it")
         for axis in (top, middle):
             theme.time_axis(axis, _clock(first[who]))
         theme.legend_above(top)

@@ -19,6 +19,7 @@ from backtest.report.procyclicality import (
     EVERYONE,
     benchmarks,
     figure_procyclicality,
+    procyclicality_section,
     procyclicality_table,
     response_table,
     tool_table,
@@ -113,3 +114,20 @@ def test_constant_portfolios_are_benchmarks(results: Results):
     at = int(np.argmax(found[EVERYONE].index == mine["shock_time"]))
     assert mine["largest_response"] == pytest.approx(path[at:].max() / path[at - 1])
     assert Path(results.path, "event_units").is_dir()
+
+
+def test_a_step_of_volatility_is_the_shock_where_there_is_one(results: Results):
+    path = benchmarks(results, "today")[EVERYONE]
+    stepped = Results(results.path)
+    start: Any = path.index[0]
+    market = {"start": start.isoformat(), "volatility_step": {"after": "PT2H", "factor": 3.0}}
+    stepped.manifest["config"]["market"] = market
+    table: Any = response_table(stepped)
+    mine = table[table["benchmark"] == EVERYONE].iloc[0]
+    assert mine["shock_time"] == start + pd.Timedelta("2h")
+    section = procyclicality_section(stepped)
+    assert section.tables[2].caption == "Response to the volatility step"
+    # after the window's end it is none of its shocks
+    market["volatility_step"] = {"after": "P900D", "factor": 3.0}
+    pd.testing.assert_frame_equal(response_table(stepped), response_table(results))
+    assert procyclicality_section(stepped).tables[2].caption == "Response to the largest move"

@@ -11,6 +11,7 @@ from backtest.dataset import Dataset
 from backtest.errors import ConfigError
 from backtest.market.build import build_market
 from backtest.market.config import GeneratedConfig, HistoryConfig, MarketConfig
+from backtest.market.simulate import COINS, simulate
 from tests.unit.backtest.market_files import (
     assert_same_until,
     index_of,
@@ -105,6 +106,31 @@ def test_crash_and_depeg(dataset: Dataset) -> None:
     assert index["USDC"].idxmin() == START + pd.Timedelta("54h")
     assert index["USDC"].iloc[-1] == 1.0
     assert (index[["USDT", "USD"]] == 1.0).all().all()
+
+
+def test_volatility_steps_and_nothing_else_changes(tmp_path: Path) -> None:
+    """Returns are trebled as they are drawn, and options marked up; before it nothing differs."""
+    calm: dict[str, object] = {"crash": None, "depeg": None, "jumps_a_year": 0}
+    step = {"after": "30h", "factor": 3.0, "duration": "12h"}
+    grid = np.arange(97, dtype=np.int64) * 3_600_000_000
+    without = simulate(market(**calm), grid)
+    stepped = simulate(market(**calm, volatility_step=step), grid)
+    ratio = stepped.volatility / without.volatility
+    inside = (np.arange(97) >= 30) & (np.arange(97) < 42)
+    np.testing.assert_allclose(ratio, np.where(inside, 3.0, 1.0), rtol=1e-15)
+    longrun = COINS["BTC"].volatility_ann
+    drawn = []
+    for one in (without, stepped):
+        sigma = one.volatility[:-1] * longrun * np.sqrt(1.0 / 24.0 / 365.0)
+        drawn.append((np.diff(np.log(one.price_usd[:, 0])) + 0.5 * sigma**2) / sigma)
+    np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-9)
+    np.testing.assert_array_equal(stepped.price_usd[:31], without.price_usd[:31])
+    built = build_market(market(**calm, volatility_step=step), tmp_path / "stepped")
+    before, after = (
+        marks_of(built)["mark_iv"].xs(START + pd.Timedelta(hours=h), level="time").mean()
+        for h in (29, 41)
+    )
+    assert after > 1.2 * before
 
 
 def test_usdc_perpetual_follows_the_depeg(dataset: Dataset) -> None:
