@@ -1,7 +1,7 @@
 """The only place that places on devices and chooses dtypes; with its programs, that compiles.
 
 Accounts come in tiles of a fixed size, times in windows of a fixed length, so that each shape
-class compiles once. What is compiled stands in ``tile_programs``.
+class compiles once. What is compiled stands in ``price_programs`` and ``tile_programs``.
 """
 
 import math
@@ -20,15 +20,21 @@ from backtest import precision as precision
 from backtest.batching import Batch
 from backtest.kept_programs import keep_programs
 from backtest.market_window import MarketWindow
+from backtest.price_programs import priced_columns, priced_features
 from backtest.scores import Scores
 from backtest.settle import near_a_threshold, some_of, with_accounts
+from backtest.tile_arrays import (
+    all_equal,
+    joined_tiles,
+    joined_times,
+    padded_instruments,
+    padded_piece,
+)
 from backtest.tile_programs import (
     Blocks,
     Clock,
     Owed,
     Through,
-    priced_columns,
-    priced_features,
     sum_up,
     through_window,
     through_window_together,
@@ -45,9 +51,6 @@ from kernels.episodes import AccountState
 from kernels.model import MarginModel
 from kernels.records import AccountMargin, Book, Contract, Quote, Table
 
-
-INSTRUMENT_STEP = 256
-"""The instrument axis is padded to 256, 512, 768, 1152, 1728 ... contracts."""
 
 BLOCK_INSTRUMENTS = 32
 """Contracts of a block that a processor core prices at once, at the times of a window."""
@@ -223,7 +226,7 @@ class Engine:
         leaves = list(zip(*map(jax.tree.leaves, numbers), strict=True))
         structure = jax.tree.structure(numbers[0])
         known = self._differs.get((structure, len(priced)), np.zeros(len(leaves), bool))
-        differs = np.asarray([k or not _all_equal(x) for k, x in zip(known, leaves, strict=True)])
+        differs = np.asarray([k or not all_equal(x) for k, x in zip(known, leaves, strict=True)])
         self._differs[structure, len(priced)] = differs
         joined = [
             jnp.stack(each) if mine else each[0] for each, mine in zip(leaves, differs, strict=True)
@@ -281,7 +284,7 @@ class Engine:
         for start in range(0, size, tile):
             part = slice(start, min(start + tile, size))
             results.append(self._tile(batch, state, priced, segment, time_ids, debts, part))
-        return _join(results, size)
+        return joined_tiles(results, size)
 
     def _settled(
         self,
@@ -327,7 +330,7 @@ class Engine:
         for start in range(0, count, tile):
             part = slice(start, min(start + tile, count))
             cut = jax.tree.map(
-                lambda x, part=part: _padded(np.asarray(x), part, tile),
+                lambda x, part=part: padded_piece(np.asarray(x), part, tile),
                 (margin, codes, segment.astype(np.int32)),
             )
             valid = np.arange(tile) < part.stop - part.start
@@ -381,7 +384,7 @@ class Engine:
         padded = self.tile_size(batch, len(time_ids), num_sets)
 
         def cut(x: Any) -> Any:
-            return self._place(_padded(np.asarray(x), part, padded))
+            return self._place(padded_piece(np.asarray(x), part, padded))
 
         book, state = self._tile_book(batch, part, padded, cut), jax.tree.map(cut, state)
         owed, hours = None, None
@@ -411,7 +414,7 @@ class Engine:
         for mask in later:
             if owed is not None:
                 owed = owed._replace(ledger=found.ledger)
-            found = _joined_times(found, through(mask, found.state, owed), mask, num_sets > 1)
+            found = joined_times(found, through(mask, found.state, owed), mask, num_sets > 1)
 
         def keep(x: np.ndarray) -> np.ndarray:
             return x[..., :count]
@@ -436,74 +439,5 @@ class Engine:
         return jax.device_put(x, NamedSharding(self._sharding.mesh, spec))
 
 
-def padded_instruments(x: Any) -> np.ndarray:
-    """The instrument axis (the last one) filled up with the null contract it begins with.
-
-    A few lengths serve all datasets, so that they share compiled programs.
-    """
-    x = np.asarray(x)
-    count = x.shape[-1]
-    length = INSTRUMENT_STEP
-    while length < count:
-        length += max(INSTRUMENT_STEP, length // 2)
-    return np.concatenate([x, np.repeat(x[..., :1], length - count, axis=-1)], axis=-1)
-
-
-def _padded(x: np.ndarray, part: slice, size: int) -> np.ndarray:
-    """A slice of the last axis, filled up with zeros."""
-    piece = x[..., part]
-    if piece.shape[-1] == size:
-        return piece
-    out = np.zeros((*piece.shape[:-1], size), piece.dtype)
-    out[..., : piece.shape[-1]] = piece
-    return out
-
-
 def _num_sets(priced: WindowTables | SetTables) -> int:
     return 1 if isinstance(priced, WindowTables) else len(priced.each)
-
-
-def _all_equal(leaves: tuple[Any, ...]) -> bool:
-    first, *others = leaves
-    if all(x is first for x in others):
-        return True
-    first, *others = (_once(np.asarray(x)) for x in leaves)
-    kind = {"equal_nan": True} if first.dtype.kind == "f" else {}
-    return all(np.array_equal(first, x, **kind) for x in others)
-
-
-def _once(x: np.ndarray) -> np.ndarray:
-    """A view without the repetitions of numbers that are the same at all times."""
-    return x[:1] if x.ndim and x.strides[0] == 0 else x
-
-
-def _joined_times(before: Through, after: Through, mask: np.ndarray, by_set: bool) -> Through:
-    """A window whose times in the mask were computed after the others."""
-
-    def at_times(old: Any, new: Any) -> Any:
-        inside = new.ndim - (2 if by_set else 1)
-        return jnp.where(mask.reshape(-1, *(1,) * inside), new, old)
-
-    margin, codes, changes = jax.tree.map(
-        at_times,
-        (before.margin, before.codes, before.changes),
-        (after.margin, after.codes, after.changes),
-    )
-    return Through(after.state, margin, codes, before.sums + after.sums, after.ledger, changes)
-
-
-def _join(results: list[TileResult], num_accounts: int) -> TileResult:
-    if len(results) == 1:
-        return results[0]
-
-    def concatenate(*parts: np.ndarray) -> np.ndarray:
-        return np.concatenate(parts, axis=-1)
-
-    # What is None stays None.
-    parts = jax.tree.map(concatenate, *[by_account(r) for r in results])
-    state, codes, ledger, changes = parts
-    scores = Scores([tile for r in results for tile in r.scores.tiles], num_accounts)
-    sums = results[0].sums.copy()
-    for one in results[1:]:
-        sums += one.sums
-    return TileResult(state, codes, scores, sums, ledger, changes)

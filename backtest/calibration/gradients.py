@@ -40,7 +40,7 @@ from backtest.engine import padded_instruments
 from backtest.kept_programs import kept
 from backtest.market_window import MICROS, MarketWindow
 from backtest.parameter_records import parameter_record
-from backtest.tile_programs import priced_features
+from backtest.price_programs import priced_features
 from kernels import account
 from kernels.features import SECONDS_PER_YEAR
 from kernels.models import model_of

@@ -153,6 +153,7 @@ def test_only_the_engine_compiles_and_places() -> None:
     assert programs - others == {
         "backtest.calibration.gradients",
         "backtest.liquidator",
+        "backtest.price_programs",
         "backtest.scores",
         "backtest.tile_programs",
     }
