@@ -17,6 +17,7 @@ from backtest.durable import write_bytes
 from backtest.errors import DataError
 from backtest.report import cells, frames, text, theme
 from backtest.report.cells import Column, PageTable, page_table
+from backtest.report.html import accounts_fact
 from backtest.report.reader import Results
 from backtest.report.section import Picture, Section
 from backtest.statistics.findings import INSUFFICIENT
@@ -71,14 +72,14 @@ def build_coverage_page(folder: str | Path) -> Path:
             write_bytes(target / f"{drawn}.png", theme.to_png(figure))
         for table, rows in {name: frame, **_named(name, shown[name])}.items():
             write_bytes(target / "tables" / f"{table}.csv", rows.to_csv(index=False).encode())
-    manifest = Results(folder / "adequacy").manifest
+    adequacy = Results(folder / "adequacy")
     html = study_page(
         kind="Backtest of margin",
         first="Finding",
         title=about["name"],
         facts=[
-            ("Window", _window(manifest["replay"])),
-            ("Accounts", text.number(manifest["accounts"])),
+            ("Window", _window(adequacy.manifest["replay"])),
+            ("Accounts", accounts_fact(adequacy)),
             ("Target", f"{text.percent(1.0 - about['probability'])} of losses covered"),
         ],
         sentence=sentence(tables["adequacy"], about["probability"]),

@@ -14,6 +14,7 @@ from backtest.calibration.verdict import caveats, facts, points, sentence, show
 from backtest.durable import write_bytes
 from backtest.report import cells, frames, text, theme
 from backtest.report.cells import Cell, Column, PageTable, page_table
+from backtest.report.html import accounts_fact
 from backtest.report.reverse import has_reverse_stress, reverse_section
 from backtest.report.section import Picture, Section, number_cell
 
@@ -58,7 +59,7 @@ def _facts(saved: Saved) -> list[tuple[str, str]]:
     summary, replay = saved.summary, saved.bundle.manifest["replay"]
     return [
         ("Window", f"{text.time(replay['start'])} to {text.time(replay['end'])}"),
-        ("Accounts", text.number(saved.bundle.manifest["accounts"])),
+        ("Accounts", accounts_fact(saved.bundle)),
         ("Candidates", text.number(summary["candidates"])),
         ("Method", saved.config["search"]["method"]),
         ("Starts from", summary["today_set"]),

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from . import cells, text, theme
 from .account_pages import account_pages
 from .cells import Column, PageTable, page_table
@@ -63,18 +65,31 @@ def _titles(shown: list[Section]) -> list[tuple[str, str]]:
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What was replayed, in the head of the page."""
     replay = results.manifest.get("replay") or {}
-    accounts = results.manifest.get("accounts")
     interval = text.duration(results.interval_seconds)
     count = replay.get("times")
     facts = [
         ("Window", f"{text.time(replay.get('start'))} to {text.time(replay.get('end'))}"),
         ("Times", f"{text.number(count) if count else text.NONE}, one every {interval}"),
-        ("Accounts", text.number(accounts) if accounts is not None else text.NONE),
+        ("Accounts", accounts_fact(results)),
         ("Portfolios", _mode(replay.get("mode"))),
         ("Parameter sets", text.number(len(results.set_names))),
         ("Run on", text.time(results.manifest.get("created_utc"))),
     ]
     return [f for f in facts if f[1] != text.NONE]
+
+
+def accounts_fact(results: Results) -> str:
+    """How many accounts a run has, and how many at once where they come and go."""
+    at_once = results.manifest.get("accounts")
+    if at_once is None:
+        return text.NONE
+    if (results.manifest.get("replay") or {}).get("mode") != "actual":
+        return text.number(at_once)
+    rows = sum(pq.read_metadata(file).num_rows for file in results.files("accounts"))
+    ever = rows // len(results.set_names)
+    if ever <= at_once:
+        return text.number(at_once)
+    return f"{text.number(ever)}, at most {text.number(at_once)} at once"
 
 
 def _mode(mode: object) -> str:

@@ -20,7 +20,7 @@ from backtest.report import theme
 from backtest.report.build import build_report
 from backtest.report.compare import pairing
 from backtest.report.figures import FIGURES, figure_flips, shown
-from backtest.report.html import render
+from backtest.report.html import accounts_fact, render
 from backtest.report.procyclicality import figure_procyclicality
 from backtest.report.reader import Results
 from tests.unit.backtest.fake_results import Spec, write_results
@@ -220,6 +220,18 @@ def test_no_figure_cuts_its_data(folder: Path, tmp_path: Path):
             drawn += [np.asarray(p.vertices)[:, 1] for c in areas for p in c.get_paths()]
             top = max(axes.get_ylim()) * (1 + 1e-9)
             assert all(np.nanmax(heights) <= top for heights in drawn), name
+
+
+def test_accounts_that_come_and_go_are_all_counted(folder: Path) -> None:
+    results = Results(folder)
+    assert accounts_fact(results) == "600"
+    replay = results.manifest.setdefault("replay", {})
+    replay["mode"], results.manifest["accounts"] = "actual", 40
+    assert accounts_fact(results) == "600, at most 40 at once"
+    replay["mode"] = "frozen"
+    assert accounts_fact(results) == "40"
+    del results.manifest["accounts"]
+    assert accounts_fact(results) == "–"
 
 
 @pytest.mark.parametrize("name", ["timeline", "charges_by_time", "procyclicality"])
