@@ -12,6 +12,7 @@ from backtest.calibration.designs import Points
 from backtest.calibration.evaluate import candidate_name
 from backtest.calibration.folds import Fold, folds
 from backtest.calibration.heat import target_of
+from backtest.calibration.saved import OVERFITTING_ALONE
 from backtest.calibration.select import Assessment, assess, choose, dominated, knee, reachable
 from backtest.calibration.series import Series
 from backtest.calibration.space import Space
@@ -42,8 +43,8 @@ class Judgement:
         chosen: the candidate to step to from today; ``any_feasible`` whether any holds the limits.
         within: candidates that one step from today reaches.
         steps: the walk; ``path`` is today and what the walk chose, over all trial stretches.
-        meter: logits of CSCV and the probability of overfitting; ``same``: candidates that may be
-            the best one.
+        meter: logits of CSCV and the probability of overfitting; ``alone``: the latter of each
+            objective alone (``overfitting_alone``); ``same``: candidates that may be the best one.
     """
 
     points: Points
@@ -55,6 +56,7 @@ class Judgement:
     steps: list[Step]
     path: Series
     meter: pd.DataFrame
+    alone: pd.DataFrame
     same: np.ndarray
 
     def tables(self, config: CalibrationConfig, space: Space) -> dict[str, pd.DataFrame]:
@@ -64,6 +66,7 @@ class Judgement:
             "walk_forward": self._walk(config, space),
             "out_of_sample": self._out_of_sample(config),
             "overfitting": self.meter,
+            OVERFITTING_ALONE: self.alone,
         }
 
     def _candidates(self, config: CalibrationConfig, space: Space) -> pd.DataFrame:
@@ -189,21 +192,22 @@ def judge(config: CalibrationConfig, space: Space, points: Points, series: Serie
     whole = assess(series, config)
     within = reachable(points, space.now, limit)
     chosen, any_feasible = choose(whole, minimise, within, 0)
-    meter, same = _meters(config, points, series)
-    return Judgement(points, series, whole, within, chosen, any_feasible, steps, path, meter, same)
+    meters = _meters(config, points, series)
+    return Judgement(points, series, whole, within, chosen, any_feasible, steps, path, *meters)
 
 
 def _meters(
     config: CalibrationConfig, points: Points, series: Series
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Logits of CSCV, and which candidates may be the best one."""
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Logits of CSCV, the same of each objective alone, which candidates may be the best one."""
     judged = config.objectives
     weighed: set[Objective] = {*judged.frontier, judged.minimise}
     names: list[Objective] = [name for name in OBJECTIVES if name in weighed]
     loss = objectives.losses(series, names)
     splits = min(config.overfitting.splits, len(loss) // 2 * 2)
     logits, probability = np.zeros(0), float("nan")
-    if len(points) > 1 and splits >= 2:
+    is_measured = len(points) > 1 and splits >= 2
+    if is_measured:
         meter = overfitting(loss, splits)
         logits, probability = meter.logits, meter.probability
     plan = objectives.plan_of(series, config.bootstrap, config.seed)
@@ -215,4 +219,30 @@ def _meters(
         seed=config.seed,
     )
     frame = pd.DataFrame({"logit": logits}).assign(probability=probability)
-    return frame, same.included
+    alone = overfitting_alone(series, names if is_measured else [], splits)
+    return frame, alone, same.included
+
+
+def overfitting_alone(series: Series, names: list[Objective], splits: int) -> pd.DataFrame:
+    """Probability of overfitting of each objective alone, and today's dearest block of it.
+
+    One block that holds most of an objective is in one half of the window only: what is best with
+    it is not what is best without it, however little the search has learnt from noise.
+    """
+    rows = []
+    for name in names:
+        loss = objectives.losses(series, [name])
+        if not loss.any():
+            continue
+        today = loss[:, 0]
+        dearest = int(today.argmax())
+        rows.append(
+            {
+                "objective": name,
+                "probability": overfitting(loss, splits).probability,
+                "dearest_block": pd.Timestamp(series.blocks[dearest], tz="UTC"),
+                "dearest_block_frac": float(today[dearest] / today.sum()),
+            }
+        )
+    columns = ["objective", "probability", "dearest_block", "dearest_block_frac"]
+    return pd.DataFrame(rows, columns=columns)

@@ -8,7 +8,7 @@ import pandas as pd
 from backtest.calibration.config import OBJECTIVES, Objective
 from backtest.calibration.figures import figures_of
 from backtest.calibration.linear import scaling_of
-from backtest.calibration.saved import SENSITIVITIES, TITLES, Saved
+from backtest.calibration.saved import OVERFITTING_ALONE, SENSITIVITIES, TITLES, Saved
 from backtest.calibration.study_page import study_page
 from backtest.calibration.verdict import caveats, facts, points, sentence, show
 from backtest.durable import write_bytes
@@ -69,7 +69,7 @@ def _facts(saved: Saved) -> list[tuple[str, str]]:
 
 def sections(saved: Saved) -> list[Section]:
     """Sections in reading order."""
-    found = [_frontier(saved), _choice(saved), _walk(saved), _meters(saved), _curves(saved)]
+    found = [_frontier(saved), _choice(saved), _walk(saved), search_section(saved), _curves(saved)]
     if SENSITIVITIES in saved.tables:
         found.append(_slopes(saved))
     if has_reverse_stress(saved.bundle):
@@ -203,14 +203,36 @@ def _walk(saved: Saved) -> Section:
     )
 
 
-def _meters(saved: Saved) -> Section:
+def search_section(saved: Saved) -> Section:
+    """How much the search has learnt from noise."""
     return Section(
         "search",
         "Has the search learnt from noise?",
         "The window is cut into blocks; on every half of them the best set is chosen and ranked on "
         "the other half.",
         [Picture("overfitting", "Left of 0 the set chosen on one half is below the middle.")],
+        _overfitting_alone(saved),
     )
+
+
+def _overfitting_alone(saved: Saved) -> list[PageTable]:
+    frame = saved.tables.get(OVERFITTING_ALONE)
+    if frame is None or not len(frame):
+        return []
+    return [
+        page_table(
+            frame.assign(title=[TITLES[name] for name in frame["objective"]]),
+            [
+                Column("title", "Objective"),
+                Column("probability", "Probability of overfitting", cells.share),
+                Column("dearest_block", "Today's dearest block", cells.moment, "UTC"),
+                Column("dearest_block_frac", "Its share", cells.share, "of the whole window"),
+            ],
+            "Each objective alone",
+            note="Above they count alike. A block with most of an objective lies in one half only: "
+            "what is best with it differs from what is best without it.",
+        )
+    ]
 
 
 def _curves(saved: Saved) -> Section:

@@ -17,6 +17,8 @@ BUNDLE = "bundle"
 """Folder of the run that verifies the choice: today, the choice, each of its moves alone."""
 SENSITIVITIES = "sensitivities"
 """Table of slopes at today's rules, where a calibration asks for gradients."""
+OVERFITTING_ALONE = "overfitting_by_objective"
+"""Table of the probability of overfitting of each objective alone."""
 TITLES: dict[Objective, str] = {
     "frequency": "Accounts liquidated per account-day",
     "episodes": "Liquidation episodes per account-day",

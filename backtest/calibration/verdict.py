@@ -3,14 +3,25 @@
 import math
 from typing import Any
 
+import pandas as pd
+
 from backtest.calibration.config import ADAPTIVE, Objective
-from backtest.calibration.saved import TITLES, Saved
+from backtest.calibration.saved import OVERFITTING_ALONE, TITLES, Saved
 from backtest.calibration.zones import NOT_MEASURED, overfitting_words
-from backtest.report import text
+from backtest.report import frames, text
 
 
 ENOUGH_BLOCKS = 10
 """Runs of blocks below which an interval from resampling them says little."""
+
+_PLAIN = {
+    "frequency": "accounts liquidated",
+    "episodes": "liquidation episodes",
+    "bad_debt": "bad debt",
+    "margin": "maintenance margin",
+}
+DECIDED_BY_ONE = 0.5
+"""Share of an objective in one block of time from which on the words name the block; assumed."""
 
 _UNCLOSED = (
     "Nothing is closed and no price reacts: bad debt is what equity at the trigger does not cover,"
@@ -96,7 +107,24 @@ def _overfitting(saved: Saved) -> str:
     return (
         f"Probability {text.percent(probability)}, {words}: {meaning[words]} (share{of} halves of "
         "the window whose best set ranks below the middle on the half that it has not seen)."
+        f"{_alone(saved)}"
     )
+
+
+def _alone(saved: Saved) -> str:
+    """The probability of each objective alone, and the one that a single block decides."""
+    rows = frames.records(saved.tables.get(OVERFITTING_ALONE, pd.DataFrame()))
+    if not rows:
+        return ""
+    each = [f"{_PLAIN[r['objective']]} {text.percent(r['probability'])}" for r in rows]
+    words = f" Each objective alone: {text.listing(each, 8)}."
+    for row in rows:
+        if row["dearest_block_frac"] >= DECIDED_BY_ONE:
+            words += (
+                f" One block, {text.time(row['dearest_block'])}, holds "
+                f"{text.percent(row['dearest_block_frac'])} of today's {_PLAIN[row['objective']]}."
+            )
+    return words
 
 
 def _zone_name(saved: Saved) -> str:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 import backtest.report
 from backtest.cli.report import app
-from backtest.report import theme
+from backtest.report import text, theme
 from backtest.report.build import build_report
 from backtest.report.compare import pairing
 from backtest.report.figures import FIGURES, figure_flips, shown
@@ -231,7 +231,7 @@ def test_accounts_that_come_and_go_are_all_counted(folder: Path) -> None:
     replay["mode"] = "frozen"
     assert accounts_fact(results) == "40"
     del results.manifest["accounts"]
-    assert accounts_fact(results) == "–"
+    assert accounts_fact(results) == text.NONE
 
 
 @pytest.mark.parametrize("name", ["timeline", "charges_by_time", "procyclicality"])

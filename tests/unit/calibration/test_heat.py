@@ -19,6 +19,8 @@ from backtest.calibration.heat import (
     table_of,
     target_of,
 )
+from backtest.calibration.judgement import overfitting_alone
+from backtest.calibration.page import search_section
 from backtest.calibration.saved import Saved
 from backtest.calibration.series import METRICS, Series
 from backtest.calibration.zones import overfitting_words, zone_of
@@ -164,6 +166,38 @@ def test_the_first_screen_says_both(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert words["Zone"].startswith("Green: the choice liquidates")
     assert f"share of {saved.summary['halves']} halves" in words["Overfitting"]
     assert len(pd.read_parquet(saved.path / "tables" / "overfitting.parquet")) == 70
+
+
+def test_one_block_that_decides_an_objective_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Who is best on the half with the block is worst on the other, and noise has no part in it."""
+    blocks = np.arange("2024-01-01", "2024-01-09", dtype="datetime64[D]").astype("datetime64[us]")
+    values = np.zeros((3, 8, len(METRICS)))
+    values[:, :, METRICS.index("scored")] = values[:, :, METRICS.index("gross_usd")] = 1_000.0
+    values[:, :, METRICS.index("liquidated")] = np.array([[2.0], [1.0], [3.0]])
+    values[:, :, METRICS.index("shortfall_usd")] = np.array([[1.0], [2.0], [3.0]])
+    values[:, 2, METRICS.index("shortfall_usd")] = 93.0, 92.0, 10.0
+    found: Any = overfitting_alone(Series(blocks, values, 86_400.0), ["frequency", "bad_debt"], 2)
+    assert found["objective"].tolist() == ["frequency", "bad_debt"]
+    assert found["probability"].tolist() == [0.0, 1.0]
+    assert found["dearest_block"].iloc[1] == pd.Timestamp("2024-01-03", tz="UTC")
+    assert found["dearest_block_frac"].tolist() == pytest.approx([0.125, 0.93])
+    saved = searched(tmp_path, monkeypatch)
+    saved.tables["overfitting_by_objective"] = found
+    words = dict(verdict.points(saved))["Overfitting"].replace("\xa0", " ")
+    assert "Each objective alone: accounts liquidated 0 %" in words
+    assert words.endswith("One block, 2024-01-03 00:00 UTC, holds 93.0 % of today's bad debt.")
+    page = _page_of(saved)
+    assert "2024-01-03" in page
+    assert "Each objective alone" in page
+    del saved.tables["overfitting_by_objective"]  # of a calibration saved before
+    assert "alone" not in dict(verdict.points(saved))["Overfitting"]
+    assert "Each objective alone" not in _page_of(saved)
+
+
+def _page_of(saved: Saved) -> str:
+    return "".join(f"{t.caption}{t.rows}" for t in search_section(saved).tables)
 
 
 def frequency(saved: Saved) -> float:
