@@ -36,11 +36,11 @@ from jaxtyping import Array, Bool, Float
 
 from backtest.batching import SHAPES, Batch, Shape, widened
 from backtest.calibration.standing import Standing
-from backtest.engine import padded_instruments
 from backtest.kept_programs import kept
 from backtest.market_window import MICROS, MarketWindow
 from backtest.parameter_records import parameter_record
 from backtest.price_programs import priced_features
+from backtest.tile_arrays import padded_instruments
 from kernels import account
 from kernels.features import SECONDS_PER_YEAR
 from kernels.models import model_of

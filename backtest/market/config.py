@@ -198,7 +198,7 @@ class DepegConfig(Section):
 
 
 class VolatilityStepConfig(Section):
-    """Volatility jumps at one time and stays there: what a margin model's response is read from."""
+    """Volatility jumps at one time, for a while or to the end: the shock of an impulse response."""
 
     after: Duration
     """From the market's start to the first time of the other volatility."""
